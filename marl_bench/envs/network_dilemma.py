@@ -1,0 +1,236 @@
+"""The repeated two-action dilemma on a graph: `network_dilemma`.
+
+Source: Weng and Lee 2026, "How Exploration Breaks Cooperation in Shared-Policy Multi-Agent Reinforcement Learning"
+(arXiv 2601.05509); graphs as in the experiments that its authors published beside it.
+
+All agents act at once; agent i's reward is the mean payoff against its k neighbours. Nothing ever ends and
+nothing is random after the reset.
+
+| | content |
+|---|---|
+| action | 0 = cooperate (C), 1 = defect (D) |
+| agents_view | [N, k + 1] float32 of 0/1: the neighbours' last actions (lattice: up, right, down, left), then the own; plus `learner_inputs` |
+| reward | mean over neighbours of the payoff M[own, other], in [min M, max M] |
+| ends | never |
+| metrics | `cooperation_rate`: fraction of agents that cooperated; `mean_reward`: mean reward over agents |
+
+Out-of-range actions are clipped to {0, 1}.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from marl_bench.environment import Environment, TimeStep, check_choice, check_integer, check_range, field
+from marl_bench.envs import graphs
+
+TOPOLOGIES = ("lattice", "rewired", "random", "modular", "given")
+OBSERVE = {
+    "actions": (),
+    "temperature": ("temperature",),
+    "progress": ("progress",),
+    "both": ("temperature", "progress"),
+}
+_COOPERATE_COLOUR = (52, 101, 164)
+_DEFECT_COLOUR = (224, 122, 31)
+
+
+@struct.dataclass
+class State:
+    """State of the dilemma.
+
+    Attributes:
+      actions: [N] uint8, last joint action (0 = C, 1 = D); a fair coin each at the reset.
+      step_count: [] int32.
+    """
+
+    actions: jax.Array
+    step_count: jax.Array
+
+
+@struct.dataclass
+class NetworkDilemma(Environment):
+    """See the module's docstring for observation, reward and metrics.
+
+    Raises:
+      ValueError: for values out of range, or payoffs given twice (`dilemma_strength` beside `sucker` and `temptation`).
+      TypeError: for values of the wrong type.
+    """
+
+    side: int = field(30, static=True, doc="lattice side L; N = L^2 agents; with topology='given' only the width of the picture")
+    topology: str = field("lattice", static=True, doc=f"graph: {', '.join(TOPOLOGIES)}; the run's seed draws the random ones")
+    observe: str = field("actions", static=True, doc=f"what agents see besides actions: {', '.join(OBSERVE)}")
+    dilemma_strength: Any = field(
+        0.25, doc="D_r >= 0: sets sucker = punishment - D_r and temptation = reward + D_r where these are not given", unit="payoff"
+    )
+    reward: Any = field(1.0, doc="R, payoff of C against C", unit="payoff")
+    sucker: Any = field(None, doc="S, payoff of C against D; None: from dilemma_strength", unit="payoff")
+    temptation: Any = field(None, doc="T, payoff of D against C; None: from dilemma_strength", unit="payoff")
+    punishment: Any = field(0.0, doc="P, payoff of D against D", unit="payoff")
+    neighbors: Any = field(None, doc="[N, k] int32 neighbour table of a simple k-regular graph, k <= 7 (topology='given')")
+
+    def __post_init__(self) -> None:
+        check_integer(self, "side", 3, 4096)
+        check_choice(self, "topology", TOPOLOGIES)
+        check_choice(self, "observe", tuple(OBSERVE))
+        check_range(self, "dilemma_strength", 0.0)
+        for name in ("reward", "sucker", "temptation", "punishment"):
+            check_range(self, name)
+        if self.sucker is not None and self.temptation is not None and self.dilemma_strength is not None:
+            raise ValueError(
+                "sucker and temptation are both given, so dilemma_strength has no effect: pass dilemma_strength=None "
+                "(fields of NetworkDilemma)"
+            )
+        if self.dilemma_strength is None and (self.sucker is None or self.temptation is None):
+            raise ValueError("dilemma_strength=None needs both sucker and temptation (fields of NetworkDilemma)")
+        if isinstance(self.neighbors, np.ndarray):
+            if self.topology == "given":
+                graphs.validate_neighbours(self.neighbors)
+        elif self.neighbors is None and self.topology == "given":
+            raise ValueError("topology='given' needs neighbors=[N, k] (fields of NetworkDilemma)")
+
+    # --- sizes -----------------------------------------------------------------------------------
+
+    @property
+    def num_agents(self) -> int:
+        """Number of agents N."""
+        return int(self.neighbors.shape[-2]) if self.topology == "given" else self.side**2
+
+    @property
+    def degree(self) -> int:
+        """Number of neighbours k of every agent."""
+        return int(self.neighbors.shape[-1]) if self.topology == "given" else 4
+
+    @property
+    def num_actions(self) -> int:
+        """Two: cooperate, defect."""
+        return 2
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """(k + 1 + number of learner inputs,)."""
+        return (self.degree + 1 + len(self.learner_inputs),)
+
+    @property
+    def endless(self) -> bool:
+        """Always: there are no episodes."""
+        return True
+
+    @property
+    def learner_inputs(self) -> tuple[str, ...]:
+        """Scalars that the learner appends to every view, by `observe`."""
+        return OBSERVE[self.observe]
+
+    @property
+    def metric_units(self) -> dict[str, str]:
+        """Meaning and unit of each metric."""
+        return {"cooperation_rate": "fraction of agents that cooperated in this step", "mean_reward": "payoff per agent and step"}
+
+    def prepare(self, seed: int) -> NetworkDilemma:
+        """Draw this run's graph (rewired, random, modular) from `seed`; other topologies return themselves."""
+        if self.topology in ("lattice", "given"):
+            return self
+        return self.replace(neighbors=_draw_graph(self.topology, self.side, seed))
+
+    @property
+    def neighbor_table(self) -> jax.Array | np.ndarray:
+        """[N, k] int32. An environment that `prepare` has not seen uses the graph of seed 0."""
+        if self.topology == "lattice":
+            return graphs.torus(self.side)
+        return _draw_graph(self.topology, self.side, 0) if self.neighbors is None else self.neighbors
+
+    # --- dynamics --------------------------------------------------------------------------------
+
+    def reset(self, key: jax.Array) -> tuple[State, TimeStep]:
+        """Draw a fair coin per agent as its previous action. `key`: [] typed PRNG key."""
+        actions = jax.random.bernoulli(key, 0.5, (self.num_agents,)).astype(jnp.uint8)
+        state = State(actions=actions, step_count=jnp.int32(0))
+        code = self.observation_code(state)
+        return state, self.restart(self._observation(code, state), self._metrics(code))
+
+    def step(self, state: State, actions: jax.Array) -> tuple[State, TimeStep]:
+        """All agents act at once. `actions`: [N] integers, clipped to {0, 1}."""
+        state = State(actions=jnp.clip(actions, 0, 1).astype(jnp.uint8), step_count=state.step_count + 1)
+        code = self.observation_code(state)
+        _, reward = self.code_outcome(code, jnp.zeros((), jnp.int32))
+        return state, self.transition(reward, self._observation(code, state), metrics=self._metrics(code))
+
+    def global_state(self, state: State) -> jax.Array:
+        """[N] float32 joint action."""
+        return state.actions.astype(jnp.float32)
+
+    def payoffs(self) -> tuple[Any, Any, Any, Any]:
+        """(R, S, T, P) after `dilemma_strength` has filled in what was not given."""
+        sucker = self.punishment - self.dilemma_strength if self.sucker is None else self.sucker
+        temptation = self.reward + self.dilemma_strength if self.temptation is None else self.temptation
+        return self.reward, sucker, temptation, self.punishment
+
+    # --- the few distinct observations -----------------------------------------------------------
+
+    @property
+    def num_codes(self) -> int:
+        """2^(k + 1) distinct views."""
+        return 2 ** (self.degree + 1)
+
+    def code_observations(self) -> np.ndarray:
+        """[2^(k+1), k + 1 + inputs] float32: bit j of the code is slot j of the view."""
+        bits = (np.arange(self.num_codes)[:, None] >> np.arange(self.degree + 1)) & 1
+        padding = np.zeros((self.num_codes, len(self.learner_inputs)))
+        return np.concatenate([bits, padding], axis=1).astype(np.float32)
+
+    def observation_code(self, state: State) -> jax.Array:
+        """[N] uint8: bit j is the last action of neighbour j, bit k the own last action."""
+        actions = state.actions
+        if self.topology == "lattice":
+            grid = actions.reshape(self.side, self.side)
+            slots = (jnp.roll(grid, 1, 0), jnp.roll(grid, -1, 1), jnp.roll(grid, -1, 0), jnp.roll(grid, 1, 1), grid)
+        else:
+            seen = jnp.asarray(actions).at[jnp.asarray(self.neighbor_table)].get(mode="promise_in_bounds")
+            slots = (*(seen[:, j] for j in range(self.degree)), actions)
+        code = functools.reduce(jnp.bitwise_or, [slot << np.uint8(j) for j, slot in enumerate(slots)])
+        return code.reshape(-1)
+
+    def code_outcome(self, code: jax.Array, agent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Own action, and reward C: R - (n/k)(R - S), D: T - (n/k)(T - P) with n defecting neighbours (spec section 1)."""
+        del agent
+        reward, sucker, temptation, punishment = self.payoffs()
+        defectors = jax.lax.population_count(code & np.uint8(2**self.degree - 1)).astype(jnp.float32)
+        share = defectors * np.float32(1.0 / self.degree)
+        action = (code >> np.uint8(self.degree)).astype(jnp.int32)
+        gained = jnp.where(action == 0, reward - share * (reward - sucker), temptation - share * (temptation - punishment))
+        return action, gained.astype(jnp.float32)
+
+    # --- views -----------------------------------------------------------------------------------
+
+    def _observation(self, code: jax.Array, state: State) -> Any:
+        bits = (code[:, None] >> np.arange(self.degree + 1, dtype=np.uint8)) & np.uint8(1)
+        padding = jnp.zeros((self.num_agents, len(self.learner_inputs)), jnp.float32)
+        return self.observe_view(jnp.concatenate([bits.astype(jnp.float32), padding], axis=1), state.step_count)
+
+    def _metrics(self, code: jax.Array) -> dict[str, jax.Array]:
+        action, reward = self.code_outcome(code, jnp.zeros((), jnp.int32))
+        return {"cooperation_rate": jnp.mean(1.0 - action), "mean_reward": jnp.mean(reward)}
+
+    def render(self, state: State) -> np.ndarray:
+        """uint8 [H, W, 3]: agents row by row, 8 pixels each; blue cooperates, orange defects, grey is padding."""
+        actions = np.asarray(state.actions)
+        rows = -(-self.num_agents // self.side)
+        cells = np.full((rows * self.side, 3), 128, np.uint8)
+        cells[: self.num_agents] = np.where(actions[:, None] == 0, _COOPERATE_COLOUR, _DEFECT_COLOUR)
+        return cells.reshape(rows, self.side, 3).repeat(8, axis=0).repeat(8, axis=1)
+
+
+@functools.lru_cache(maxsize=256)
+def _draw_graph(topology: str, side: int, seed: int) -> np.ndarray:
+    """[N, 4] int32 neighbour table of one random graph (host side, spec section 6.4)."""
+    if topology == "rewired":
+        return graphs.rewired_torus(side, seed=seed)
+    if topology == "random":
+        return graphs.random_regular(side**2, 4, seed)
+    return graphs.modular_regular(side**2, seed=seed)

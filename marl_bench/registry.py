@@ -1,0 +1,134 @@
+"""Names to constructors: environments and learners, ours and other people's.
+
+Three ways in for a third party, none of which edits this package:
+  - `@register("name")` on a class, in a module that is imported;
+  - an entry point in the group `marl_bench.environments` or `marl_bench.learners`;
+  - the address `my_package.my_module:MyClass`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, TypeVar
+
+from marl_bench.naming import nearest
+
+_Class = TypeVar("_Class", bound=type)
+
+_GROUPS = {"environment": "marl_bench.environments", "learner": "marl_bench.learners"}
+_BUILT_IN = {
+    "environment": {
+        "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
+        "network_dilemma": "marl_bench.envs.network_dilemma:NetworkDilemma",
+        "public_goods": "marl_bench.envs.public_goods:PublicGoods",
+    },
+    "learner": {"dqn": "marl_bench.algorithms.dqn:DQN"},
+}
+_REGISTERED: dict[str, dict[str, type]] = {"environment": {}, "learner": {}}
+
+
+def register(name: str) -> Callable[[_Class], _Class]:
+    """Class decorator: make an `Environment` or a `Learner` known as `name`.
+
+    Raises:
+      ValueError: when the name is taken by another class.
+      TypeError: when the class is neither an environment nor a learner.
+    """
+
+    def add(cls: _Class) -> _Class:
+        kind = _kind_of(cls)
+        known = _REGISTERED[kind].get(name)
+        if (known is not None and known.__qualname__ != cls.__qualname__) or name in _BUILT_IN[kind]:
+            raise ValueError(f"{kind} name {name!r} is taken; choose another")
+        _REGISTERED[kind][name] = cls
+        return cls
+
+    return add
+
+
+def _kind_of(cls: type) -> str:
+    if callable(getattr(cls, "reset", None)) and callable(getattr(cls, "step", None)):
+        return "environment"
+    if callable(getattr(cls, "update", None)) and callable(getattr(cls, "act", None)):
+        return "learner"
+    raise TypeError(f"{cls.__name__} is neither an environment (reset, step) nor a learner (init, update, act)")
+
+
+def _table(kind: str) -> dict[str, Any]:
+    points = {point.name: point for point in metadata.entry_points(group=_GROUPS[kind])}
+    return {**points, **_REGISTERED[kind], **_BUILT_IN[kind]}
+
+
+def _load_address(address: str, kind: str) -> type:
+    module_name, _, attribute = address.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise LookupError(f"{kind} {address!r}: cannot import {module_name!r} ({error})") from error
+    if not hasattr(module, attribute):
+        raise LookupError(f"{kind} {address!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}")
+    return getattr(module, attribute)
+
+
+def resolve(name: str, kind: str) -> type:
+    """Return the class behind `name`: a registered name, an entry point or an address `module:Class`.
+
+    Raises:
+      LookupError: for an unknown name, with the nearest known one.
+    """
+    if ":" in name:
+        return _load_address(name, kind)
+    table = _table(kind)
+    if name not in table:
+        raise LookupError(f"unknown {kind} {name!r}{nearest(name, table)} (known: {', '.join(sorted(table))})")
+    entry = table[name]
+    if isinstance(entry, str):
+        return _load_address(entry, kind)
+    if isinstance(entry, metadata.EntryPoint):
+        return entry.load()
+    return entry
+
+
+def build(cls: type, name: str, kwargs: dict[str, Any]) -> Any:
+    """Construct `cls(**kwargs)`, turning an unknown field into an error with the nearest name.
+
+    Raises:
+      TypeError: for an unknown field.
+      ValueError: for a value out of range (from the class itself).
+    """
+    if dataclasses.is_dataclass(cls):
+        known = [f.name for f in dataclasses.fields(cls) if f.init]
+        for key in kwargs:
+            if key not in known:
+                raise TypeError(f"{name} has no field {key!r}{nearest(key, known)} (fields: {', '.join(known)})")
+    return cls(**kwargs)
+
+
+def make(name: str, **fields: Any) -> Any:
+    """Make an environment by name, e.g. `make("network_dilemma", side=30, dilemma_strength=0.25)`.
+
+    Args:
+      name: a name of `environments()`, or the address `my_package.my_module:MyEnvironment`.
+      **fields: fields of the environment's dataclass.
+    Raises:
+      LookupError: unknown name. TypeError: unknown field or wrong type. ValueError: value out of range.
+    """
+    return build(resolve(name, "environment"), name, fields)
+
+
+def make_learner(name: str, **fields: Any) -> Any:
+    """Make a learner by name, e.g. `make_learner("dqn", sharing="shared")`; arguments and errors as for `make`."""
+    return build(resolve(name, "learner"), name, fields)
+
+
+def environments() -> list[str]:
+    """Names that `make` accepts, sorted."""
+    return sorted(_table("environment"))
+
+
+def learners() -> list[str]:
+    """Names that `make_learner` accepts, sorted."""
+    return sorted(_table("learner"))

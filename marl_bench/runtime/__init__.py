@@ -1,0 +1,1 @@
+"""How it runs: runner, packs, devices, checkpoints, sinks."""
