@@ -27,7 +27,7 @@ _WHERE = {
     "TrainState": "marl_bench.learner",
     "check_environment": "marl_bench.check",
     "AutoReset": "marl_bench.wrappers",
-    "load_policy": "marl_bench.runtime.policy",
+    "load_policy": "marl_bench.experiments.policy",
     "run_sweep": "marl_bench.experiments.sweep",
 }
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from marl_bench.experiments.sweep import run_sweep
     from marl_bench.learner import Cell, Learner, TrainState
     from marl_bench.registry import environments, learners, make, make_learner, register
-    from marl_bench.runtime.policy import load_policy
+    from marl_bench.experiments.policy import load_policy
     from marl_bench.wrappers import AutoReset
 
 

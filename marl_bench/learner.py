@@ -55,6 +55,11 @@ class Learner:
         """Total environment steps of the published protocol, evaluation included."""
         raise NotImplementedError(f"{type(self).__name__} must define default_steps")
 
+    @property
+    def update_steps(self) -> int:
+        """Environment steps of one `update` call, all copies of the environment counted."""
+        raise NotImplementedError(f"{type(self).__name__} must define update_steps")
+
     def num_updates(self, steps: int) -> int:
         """Number of `update` calls in a run of `steps` environment steps.
 

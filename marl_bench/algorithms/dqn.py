@@ -82,19 +82,19 @@ class DQN(Learner):
     num_envs: int = field(1, static=True, doc="copies of the environment stepped side by side")
     exploration: str = field("boltzmann", static=True, doc=f"behaviour policy: {', '.join(EXPLORATION)}")
     evaluation_steps: int = field(5_000, static=True, doc="last steps of the run: no storing, no learning", unit="steps")
-    target_period: Any = field(2_000, doc="environment steps between hard target copies", unit="steps")
-    learning_rate: Any = field(1e-4, doc="AdamW step size, constant")
-    weight_decay: Any = field(1e-4, doc="decoupled decay, also on biases")
-    max_grad_norm: Any = field(0.5, doc="global L2 norm a gradient is clipped to, per network")
-    huber_delta: Any = field(1.0, doc="error at which the Huber loss turns linear", unit="payoff")
-    discount: Any = field(0.99, doc="discount factor [gamma], in [0, 1)")
-    initial_temperature: Any = field(0.66, doc="Boltzmann temperature of the first step [tau_0]", unit="payoff")
-    final_temperature: Any = field(0.1, doc="temperature after annealing [tau_f]", unit="payoff")
-    evaluation_temperature: Any = field(0.1, doc="temperature of the evaluation policy", unit="payoff")
-    anneal_steps: Any = field(95_000, doc="length of the linear schedule [A]", unit="steps")
-    initial_epsilon: Any = field(None, doc="epsilon of the first step; only with exploration='epsilon'")
-    final_epsilon: Any = field(None, doc="epsilon after annealing; only with exploration='epsilon'")
-    evaluation_epsilon: Any = field(None, doc="epsilon of the evaluation policy; only with exploration='epsilon'")
+    target_period: int = field(2_000, doc="environment steps between hard target copies", unit="steps")
+    learning_rate: float = field(1e-4, doc="AdamW step size, constant")
+    weight_decay: float = field(1e-4, doc="decoupled decay, also on biases")
+    max_grad_norm: float = field(0.5, doc="global L2 norm a gradient is clipped to, per network")
+    huber_delta: float = field(1.0, doc="error at which the Huber loss turns linear", unit="payoff")
+    discount: float = field(0.99, doc="discount factor [gamma], in [0, 1)")
+    initial_temperature: float = field(0.66, doc="Boltzmann temperature of the first step [tau_0]", unit="payoff")
+    final_temperature: float = field(0.1, doc="temperature after annealing [tau_f]", unit="payoff")
+    evaluation_temperature: float = field(0.1, doc="temperature of the evaluation policy", unit="payoff")
+    anneal_steps: int = field(95_000, doc="length of the linear schedule [A]", unit="steps")
+    initial_epsilon: float | None = field(None, doc="epsilon of the first step; only with exploration='epsilon'")
+    final_epsilon: float | None = field(None, doc="epsilon after annealing; only with exploration='epsilon'")
+    evaluation_epsilon: float | None = field(None, doc="epsilon of the evaluation policy; only with exploration='epsilon'")
 
     def __post_init__(self) -> None:
         check_choice(self, "sharing", SHARING)
@@ -314,7 +314,7 @@ class DQN(Learner):
           worlds played by code also return `visits` [K] counts.
         """
         count = max(1, self.evaluation_steps // self.num_envs)
-        draw = lambda i: words(state.key, i, _EVALUATION, source.num_agents * self.num_envs)  # noqa: E731
+        draw = lambda i: windowed_words(state.key, i, _EVALUATION, 1, source.num_agents * self.num_envs)[0]  # noqa: E731
         return self.experience(source).evaluate(self, source, state, draw, count)
 
     def act(

@@ -66,13 +66,13 @@ class NetworkDilemma(Environment):
     side: int = field(30, static=True, doc="lattice side L; N = L^2 agents; with topology='given' only the width of the picture")
     topology: str = field("lattice", static=True, doc=f"graph: {', '.join(TOPOLOGIES)}; the run's seed draws the random ones")
     observe: str = field("actions", static=True, doc=f"what agents see besides actions: {', '.join(OBSERVE)}")
-    dilemma_strength: Any = field(
+    dilemma_strength: float | None = field(
         0.25, doc="D_r >= 0: sets sucker = punishment - D_r and temptation = reward + D_r where these are not given", unit="payoff"
     )
-    reward: Any = field(1.0, doc="R, payoff of C against C", unit="payoff")
-    sucker: Any = field(None, doc="S, payoff of C against D; None: from dilemma_strength", unit="payoff")
-    temptation: Any = field(None, doc="T, payoff of D against C; None: from dilemma_strength", unit="payoff")
-    punishment: Any = field(0.0, doc="P, payoff of D against D", unit="payoff")
+    reward: float = field(1.0, doc="R, payoff of C against C", unit="payoff")
+    sucker: float | None = field(None, doc="S, payoff of C against D; None: from dilemma_strength", unit="payoff")
+    temptation: float | None = field(None, doc="T, payoff of D against C; None: from dilemma_strength", unit="payoff")
+    punishment: float = field(0.0, doc="P, payoff of D against D", unit="payoff")
     neighbors: Any = field(None, doc="[N, k] int32 neighbour table of a simple k-regular graph, k <= 7 (topology='given')")
 
     def __post_init__(self) -> None:

@@ -1,0 +1,146 @@
+"""One runner for every learner: `PackRunner` compiles and drives the program that trains a pack.
+
+Three programs a pack, each compiled once: start, train a chunk, evaluate. The cell axis is sharded over the
+devices (CPU cores count as devices, see `marl_bench.runtime.devices.use_cpu_cores`); cells never communicate.
+The state is donated. Nothing leaves the device between chunks but the chunk's mean metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from marl_bench.learner import Cell
+from marl_bench.runtime.packs import Pack
+
+_AXIS = "cells"
+
+
+def _with_key(cell: Cell) -> Cell:
+    return cell.replace(key=jax.random.key(cell.key))
+
+
+def _start(cells: Cell) -> Any:
+    def one(cell: Cell) -> Any:
+        cell = _with_key(cell)
+        return cell.learner.init(cell.key, cell.environment)
+
+    return jax.vmap(one)(cells)
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+
+
+def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, dict[str, jax.Array], jax.Array]:
+    """`num_updates` iterations of every cell: state, metrics averaged over the chunk [cells], finite [cells] bool."""
+
+    def update(one_state: Any, cell: Cell) -> tuple[Any, dict[str, jax.Array]]:
+        return cell.learner.update(one_state, cell.environment)
+
+    def body(_: jax.Array, carry: tuple[Any, dict[str, jax.Array]]) -> tuple[Any, dict[str, jax.Array]]:
+        carried, total = carry
+        carried, metrics = jax.vmap(update)(carried, cells)
+        return carried, jax.tree.map(jnp.add, total, metrics)
+
+    shapes = jax.eval_shape(jax.vmap(update), state, cells)[1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    state, total = jax.lax.fori_loop(0, num_updates, body, (state, zeros))
+    means = jax.tree.map(lambda leaf: leaf / num_updates, total)
+    return state, means, jax.vmap(_all_finite)((means, state.params))
+
+
+def _evaluate(state: Any, cells: Cell) -> dict[str, jax.Array]:
+    return jax.vmap(lambda one, cell: cell.learner.evaluate(one, cell.environment))(state, cells)
+
+
+@dataclasses.dataclass
+class Timing:
+    """Seconds spent: tracing and lowering, compiling, and running (compilation apart)."""
+
+    lower_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    run_seconds: float = 0.0
+
+
+class PackRunner:
+    """Trains one pack.
+
+    Args:
+      pack: the stacked cells.
+      devices: where to run; None for all of JAX's devices. More devices than cells are not used.
+    """
+
+    def __init__(self, pack: Pack, devices: list[Any] | None = None) -> None:
+        available = list(jax.devices() if devices is None else devices)
+        used = available[: len(pack)]
+        self.pack = pack
+        self.timing = Timing()
+        self._mesh = Mesh(np.array(used), (_AXIS,))
+        self._sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
+        # Every device gets the same number of cells: the last cell is repeated, its copies are dropped on the way out.
+        padding = -len(pack) % len(used)
+        padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], padding, axis=0)]), pack.cells)
+        self._cells = jax.device_put(padded, self._sharding)
+        self._programs: dict[str, Any] = {}
+
+    def _run(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
+        """Call `function` sharded over the cell axis (its last `scalars` arguments replicated); compile at first use."""
+        if name not in self._programs:
+            split = PartitionSpec(_AXIS)
+            in_specs = (split,) * (len(arguments) - scalars) + (PartitionSpec(),) * scalars
+            mapped = jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=split, check_vma=False)
+            mapped.__name__ = name  # type: ignore[attr-defined]
+            began = time.perf_counter()
+            lowered = jax.jit(mapped, donate_argnums=donate).lower(*arguments)
+            self.timing.lower_seconds += time.perf_counter() - began
+            began = time.perf_counter()
+            self._programs[name] = lowered.compile()
+            self.timing.compile_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        result = jax.block_until_ready(self._programs[name](*arguments))
+        self.timing.run_seconds += time.perf_counter() - began
+        return result
+
+    def start(self) -> Any:
+        """The pack's `TrainState` before the first update, leaves with a leading cell axis."""
+        return self._run("start_pack", _start, (), 0, self._cells)
+
+    def train(self, state: Any, num_updates: int) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+        """Run `num_updates` iterations of every cell; `state` is donated and must not be used again.
+
+        Returns:
+          state; metrics averaged over the chunk, [cells] each; finite [cells] bool: metrics and parameters are all finite.
+        """
+        count = jax.device_put(np.int32(num_updates), NamedSharding(self._mesh, PartitionSpec()))
+        state, metrics, finite = self._run("train_chunk", _train_chunk, (0,), 1, state, self._cells, count)
+        return state, self._to_host(metrics), self._to_host(finite)
+
+    def evaluate(self, state: Any) -> dict[str, np.ndarray]:
+        """The learner's evaluation: arrays with a leading cell axis."""
+        return self._to_host(self._run("evaluate_pack", _evaluate, (), 0, state, self._cells))
+
+    def place(self, state: Any) -> Any:
+        """Put a restored state onto the devices."""
+        return jax.device_put(state, self._sharding)
+
+    def _to_host(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(self.pack)], tree)
+
+
+def first_bad_leaf(state: Any, metrics: dict[str, np.ndarray], position: int) -> str:
+    """Name of the first metric or parameter of the cell at `position` that is NaN or infinite."""
+    for name, value in metrics.items():
+        if not np.isfinite(value[position]).all():
+            return f"metric {name}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(np.asarray(leaf[position])).all():
+            return f"params{jax.tree_util.keystr(path)}"
+    return "an unnamed leaf"
