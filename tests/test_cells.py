@@ -1,5 +1,6 @@
 """Sweeps: reading them, writing them back, expanding them into cells."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ class World(Environment):
         return self.side
 
     def prepare(self, seed):
-        return self.replace(table=np.full(2, seed))
+        return dataclasses.replace(self, table=np.full(2, seed))
 
 
 @struct.dataclass
@@ -47,7 +48,7 @@ class Rule(Learner):
     double: bool = field(True, static=True)
 
     def validate(self, environment):
-        if environment.side == 13:
+        if environment.num_agents == 13:
             raise ValueError("Rule cannot play World with side=13")
 
 

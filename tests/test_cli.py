@@ -149,7 +149,6 @@ def test_a_signal_that_saved_the_run_keeps_its_exit_code(command, sweeps, tmp_pa
         "",
         "marl-bench: stopped by SIGTERM; continue with --resume\n",
     )
-    assert 128 + signal.SIGTERM == 143
 
 
 def test_check_prints_sentences(command, monkeypatch):
@@ -237,7 +236,8 @@ sys.addaudithook(lambda event, args: opened.append(event) if event.startswith("s
 from marl_bench import cli
 out = io.StringIO()
 with contextlib.redirect_stdout(out):
-    codes = [cli.main([*command, "--help"]) for command in ([], ["run"], ["reproduce"], ["check"])] + [cli.main(["--version"])]
+    codes = [cli.main([*command, "--help"]) for command in ([], ["run"], ["reproduce"], ["check"])]
+    codes.append(cli.main(["--version"]))
 heavy = [m for m in ("jax", "numpy", "pandas", "pyarrow", "flax", "wandb", "matplotlib", "jumanji") if m in sys.modules]
 print(codes, heavy, opened, out.getvalue().splitlines()[-1])
 """
@@ -262,11 +262,15 @@ def test_the_module_runs_as_a_command(tmp_path):
 # --- devices -------------------------------------------------------------------------------------------
 
 
+def configured_cache():
+    return jax.config.values["jax_compilation_cache_dir"]
+
+
 @pytest.fixture
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(devices, "_warned", set())
-    before = jax.config.jax_compilation_cache_dir
+    before = configured_cache()
     jax.config.update("jax_compilation_cache_dir", None)
     yield tmp_path / "marl-bench" / "jax"
     jax.config.update("jax_compilation_cache_dir", before)
@@ -274,7 +278,7 @@ def cache(monkeypatch, tmp_path):
 
 def test_cache_is_private(cache):
     assert devices.enable_compile_cache() == cache
-    assert jax.config.jax_compilation_cache_dir == str(cache)
+    assert configured_cache() == str(cache)
     assert cache.stat().st_mode & 0o777 == 0o700
     assert f"{cache} (0 files" in devices.doctor()
     assert devices.enable_compile_cache() == cache
@@ -285,7 +289,7 @@ def test_cache_that_others_can_write_is_not_used(cache, caplog, which):
     cache.mkdir(parents=True)
     (cache if which == "own" else cache.parent).chmod(0o777)
     assert devices.enable_compile_cache() is None and devices.enable_compile_cache() is None
-    assert jax.config.jax_compilation_cache_dir is None
+    assert configured_cache() is None
     assert len(caplog.records) == 1 and "others can write to" in caplog.text
 
 

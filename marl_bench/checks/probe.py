@@ -109,15 +109,15 @@ class Probe:
     """One environment under test, with everything that several checks need computed once.
 
     Attributes:
-      environment: the environment under test; never changed (un-compiled play uses copies).
       num_steps: steps to record.
       seed: seed of all keys and actions.
       leaves, treedef: the environment taken apart.
-      failures: (method, how) to the exception met there; `how` is "leaves traced", "compiled" or "plain".
+      failures: (method, how) to the exception met there; `how` is "leaves traced", "compiled",
+        "plain" or "batched".
     """
 
     def __init__(self, environment: Any, num_steps: int, seed: int) -> None:
-        self.environment = environment
+        self._original = environment
         self.num_steps = num_steps
         self.seed = seed
         self.leaves, self.treedef = jax.tree.flatten(environment)
@@ -126,6 +126,11 @@ class Probe:
         self._runs: dict[str, Callable[..., Any]] = {}
         self._unplayable: UnplayableError | None = None
 
+    @property
+    def environment(self) -> Any:
+        """A fresh shallow copy of the environment under test, so that one that changes itself cannot spoil it."""
+        return copy.copy(self._original)
+
     def key(self, index: int) -> jax.Array:
         """[] typed key number `index` of this check."""
         return jax.random.fold_in(jax.random.key(self.seed), index)
@@ -133,7 +138,7 @@ class Probe:
     @property
     def is_pytree(self) -> bool:
         """True if JAX can look inside the environment."""
-        return not (len(self.leaves) == 1 and self.leaves[0] is self.environment)
+        return not (len(self.leaves) == 1 and self.leaves[0] is self._original)
 
     @functools.cached_property
     def discrete(self) -> bool:
@@ -186,13 +191,13 @@ class Probe:
 
         def fixed(*args: Any) -> Any:
             self._traces[method] += 1
-            return getattr(copy.copy(self.environment), method)(*args)
+            return getattr(self.environment, method)(*args)
 
         if self.is_pytree:
             yield "leaves traced", functools.partial(jax.jit(traced), self.leaves)
         self._traces[method] = 0
         yield "compiled", jax.jit(fixed)
-        yield "plain", lambda *args: getattr(copy.copy(self.environment), method)(*args)
+        yield "plain", lambda *args: getattr(self.environment, method)(*args)
 
     @property
     def compiled(self) -> bool:
@@ -260,7 +265,7 @@ class Probe:
     @functools.cached_property
     def plays(self) -> list[list[tuple[Any, Any]]]:
         """Two un-compiled plays with the same key and actions."""
-        return [self.plain_play(copy.copy(self.environment)) for _ in range(2)]
+        return [self.plain_play(self.environment) for _ in range(2)]
 
     @functools.cached_property
     def jit_differences(self) -> dict[str, str]:
@@ -291,7 +296,7 @@ class Probe:
         record = self.walk.records[0]
         for method, args in (("reset", (self.key(0),)), ("step", (record.state, self.plain_actions[0]))):
             try:
-                programs[method] = jax.make_jaxpr(getattr(copy.copy(self.environment), method))(*args)
+                programs[method] = jax.make_jaxpr(getattr(self.environment, method))(*args)
             except Exception as error:
                 self.failures.setdefault((method, "compiled"), error)
         return programs
@@ -301,9 +306,9 @@ class Probe:
         """(state, timestep) of each method that can be traced, as shapes, dtypes and weak types."""
         shapes = {}
         try:
-            shapes["reset"] = jax.eval_shape(copy.copy(self.environment).reset, self.key(0))
+            shapes["reset"] = jax.eval_shape(self.environment.reset, self.key(0))
             shapes["step"] = jax.eval_shape(
-                copy.copy(self.environment).step, shapes["reset"][0], jnp.asarray(self.plain_actions[0])
+                self.environment.step, shapes["reset"][0], jnp.asarray(self.plain_actions[0])
             )
         except Exception as error:
             self.failures.setdefault(("reset" if not shapes else "step", "compiled"), error)

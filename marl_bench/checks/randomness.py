@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -82,7 +81,7 @@ def step_moves_its_key(probe: Probe) -> Iterator[str]:
 def no_key_is_used_twice(probe: Probe) -> Iterator[str]:
     """JAX's key-reuse checker passes reset, step, and an episode of both."""
     actions = jnp.asarray(probe.plain_actions[0])
-    environment = copy.copy(probe.environment)
+    environment = probe.environment
 
     def episode(key: jax.Array) -> Any:
         state, _ = environment.reset(key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -93,7 +92,7 @@ def _fingerprint(value: Any) -> Any:
 
 def leaves_itself_alone(probe: Probe) -> Iterator[str]:
     """`reset` and `step` change no attribute of the object or of its class."""
-    environment = copy.copy(probe.environment)
+    environment = probe.environment
     before = _snapshot(environment)
     state, _ = environment.reset(probe.key(0))
     between = _snapshot(environment)

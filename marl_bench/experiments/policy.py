@@ -73,6 +73,8 @@ def load_policy(run_dir: Path | str, cell: int = 0) -> Policy:
     if not path.is_dir():
         raise RunError(f"{path}: no such run directory")
     folder = RunDirectory(path)
+    if not folder.config_path.is_file():
+        raise RunError(f"{path}: holds no config.yaml, so it is not a run directory; give the folder named by --out")
     specs = expand(SweepConfig.from_yaml(folder.config_path))
     if not 0 <= cell < len(specs):
         raise UsageError(f"cell={cell}: {path} has cells 0 to {len(specs) - 1}")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_bench.errors import RunError
+from marl_bench.errors import RunError, UsageError
 from marl_bench.learner import Cell
 
 _USABLE_SHARE = 0.8
@@ -40,22 +40,39 @@ class Pack:
 
 
 def stack_leaves(leaves: Sequence[Any]) -> np.ndarray:
-    """Stack the same leaf of several cells: floats become float32, integers int32, arrays keep their type."""
-    arrays = [np.asarray(leaf) for leaf in leaves]
-    kind = np.result_type(*arrays)
+    """Stack the same leaf of several cells: floats become float32, integers int32, arrays keep their type.
+
+    Raises:
+      ValueError: for a number outside the range of its type.
+    """
+    stacked = np.stack([np.asarray(leaf) for leaf in leaves])
+    kind = stacked.dtype
     if np.issubdtype(kind, np.floating):
         kind = np.dtype(np.float32)
     elif kind == np.int64:
         kind = np.dtype(np.int32)
-    return np.stack([array.astype(kind) for array in arrays])
+    if kind != stacked.dtype:
+        limits = np.iinfo(kind) if kind.kind == "i" else np.finfo(kind)
+        wrong = stacked[np.isfinite(stacked) & ((stacked < limits.min) | (stacked > limits.max))]
+        if wrong.size:
+            raise ValueError(f"{wrong[0]} is outside the range of {kind} ({limits.min} to {limits.max})")
+    return stacked.astype(kind, copy=False)
 
 
 def group_cells(specs: Sequence[Any]) -> list[list[int]]:
-    """Positions of the cells that share tree structure and leaf shapes, in order of first appearance."""
+    """Positions of the cells that share tree structure and leaf shapes, in order of first appearance.
+
+    Raises:
+      UsageError: for a static field that cannot be compared, such as a list.
+    """
     groups: dict[Any, list[int]] = {}
     for position, spec in enumerate(specs):
         leaves, structure = jax.tree.flatten((spec.environment, spec.learner))
-        groups.setdefault((structure, tuple(np.shape(leaf) for leaf in leaves)), []).append(position)
+        try:
+            groups.setdefault((structure, tuple(np.shape(leaf) for leaf in leaves)), []).append(position)
+        except TypeError as error:
+            names = " or ".join(type(part).__name__ for part in (spec.environment, spec.learner))
+            raise UsageError(f"a static field of {names} is not hashable ({error}): use tuples and plain values") from error
     return list(groups.values())
 
 
@@ -70,6 +87,12 @@ def state_bytes(environment: Any, learner: Any) -> int:
     return int(total)
 
 
+def cell_bytes(spec: Any) -> int:
+    """Planned device memory of one cell: its state with the copies that a running program needs, and its own leaves."""
+    leaves = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves((spec.environment, spec.learner)))
+    return int(state_bytes(spec.environment, spec.learner) * _BUFFERING) + leaves
+
+
 def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack]:
     """Group, stack and, where memory demands it, split the cells of a sweep.
 
@@ -78,11 +101,11 @@ def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack
       free_bytes: device memory to plan with; None for no limit.
     Raises:
       RunError: when a single cell does not fit, naming what to lower.
+      UsageError: for a number outside the range of float32 or int32, naming the field.
     """
     packs = []
     for group in group_cells(specs):
-        first = specs[group[0]]
-        planned = int(state_bytes(first.environment, first.learner) * _BUFFERING)
+        planned = cell_bytes(specs[group[0]])
         limit = len(group)
         if free_bytes is not None:
             limit = int(free_bytes * _USABLE_SHARE // max(planned, 1))
@@ -93,13 +116,43 @@ def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack
                 )
         parts = -(-len(group) // min(limit, len(group)))
         size = -(-len(group) // parts)
-        for start in range(0, len(group), size):
-            members = group[start : start + size]
-            pairs = [(specs[i].environment, specs[i].learner) for i in members]
-            environment, learner = jax.tree.map(lambda *leaves: stack_leaves(leaves), *pairs)
-            seeds = np.asarray([specs[i].seed for i in members], np.uint32)
-            packs.append(Pack(tuple(members), Cell(environment, learner, seeds), planned))
+        packs += [_stack(specs, group[start : start + size], planned) for start in range(0, len(group), size)]
     return packs
+
+
+def repeat_packs(specs: Sequence[Any], plan: Sequence[Sequence[int]]) -> list[Pack] | None:
+    """The packs of an earlier start, whose checkpoints hold these cells in this order.
+
+    Args:
+      specs: cells of the sweep, as for `make_packs`.
+      plan: positions of the cells of each pack.
+    Returns:
+      packs; None when `plan` does not cover the sweep or joins cells that one program cannot train.
+    """
+    group_of = {cell: number for number, group in enumerate(group_cells(specs)) for cell in group}
+    if sorted(cell for members in plan for cell in members) != list(range(len(specs))):
+        return None
+    if any(len({group_of[cell] for cell in members}) != 1 for members in plan):
+        return None
+    planned: dict[int, int] = {}
+    for members in plan:
+        if group_of[members[0]] not in planned:
+            planned[group_of[members[0]]] = cell_bytes(specs[members[0]])
+    return [_stack(specs, members, planned[group_of[members[0]]]) for members in plan]
+
+
+def _stack(specs: Sequence[Any], members: Sequence[int], planned: int) -> Pack:
+    def stack(path: Any, *leaves: Any) -> np.ndarray:
+        try:
+            return stack_leaves(leaves)
+        except ValueError as error:
+            raise UsageError(f"{jax.tree_util.keystr(path, simple=True, separator='.')}: {error}") from error
+
+    environments, learners = zip(*((specs[i].environment, specs[i].learner) for i in members), strict=True)
+    environment = jax.tree_util.tree_map_with_path(stack, *environments)
+    learner = jax.tree_util.tree_map_with_path(stack, *learners)
+    seeds = np.asarray([specs[i].seed for i in members], np.uint32)
+    return Pack(tuple(members), Cell(environment, learner, seeds), planned)
 
 
 def human_bytes(count: float) -> str:
@@ -116,7 +169,8 @@ def describe_plan(packs: Sequence[Pack], steps: int, free_bytes: int | None) -> 
     cells = sum(len(pack) for pack in packs)
     need = max(pack.bytes_per_cell * len(pack) for pack in packs)
     free = "unknown" if free_bytes is None else human_bytes(free_bytes)
-    split = len(packs) - len({jax.tree.structure(pack.cells) for pack in packs})
+    programs = {(jax.tree.structure(p.cells), *(leaf.shape[1:] for leaf in jax.tree.leaves(p.cells))) for p in packs}
+    split = len(packs) - len(programs)
     text = (
         f"plan: {cells} cells in {len(packs)} pack{'s' if len(packs) > 1 else ''} of up to {max(map(len, packs))}, "
         f"{steps:,} environment steps each; about {human_bytes(need)} of {free} free; "

@@ -8,7 +8,9 @@ The state is donated. Nothing leaves the device between chunks but the chunk's m
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +25,8 @@ _AXIS = "cells"
 
 
 def _with_key(cell: Cell) -> Cell:
-    return cell.replace(key=jax.random.key(cell.key))
+    # Named, because a user's `jax_default_prng_impl` must not change what a seed means.
+    return cell.replace(key=jax.random.key(cell.key, impl="threefry2x32"))
 
 
 def _start(cells: Cell) -> Any:
@@ -36,7 +39,7 @@ def _start(cells: Cell) -> Any:
 
 def _all_finite(tree: Any) -> jax.Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.bool_(True))
 
 
 def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, dict[str, jax.Array], jax.Array]:
@@ -86,9 +89,8 @@ class PackRunner:
         self._mesh = Mesh(np.array(used), (_AXIS,))
         self._sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
         # Every device gets the same number of cells: the last cell is repeated, its copies are dropped on the way out.
-        padding = -len(pack) % len(used)
-        padded = jax.tree.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[-1:], padding, axis=0)]), pack.cells)
-        self._cells = jax.device_put(padded, self._sharding)
+        self._padding = -len(pack) % len(used)
+        self._cells = self.place(pack.cells)
         self._programs: dict[str, Any] = {}
 
     def _run(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
@@ -127,9 +129,31 @@ class PackRunner:
         """The learner's evaluation: arrays with a leading cell axis."""
         return self._to_host(self._run("evaluate_pack", _evaluate, (), 0, state, self._cells))
 
+    def template(self) -> Any:
+        """Shapes and dtypes of the pack's `TrainState` as `unpadded` gives it; nothing is compiled."""
+        return jax.eval_shape(_start, self.pack.cells)
+
+    def unpadded(self, state: Any) -> Any:
+        """`state` without the copies that fill up the devices, so that it fits any number of devices."""
+        return self._map_rows(lambda rows: rows[: len(self.pack)], state) if self._padding else state
+
     def place(self, state: Any) -> Any:
-        """Put a restored state onto the devices."""
+        """Put a tree with one row a cell onto the devices."""
+        if self._padding:
+            state = self._map_rows(lambda rows: np.concatenate([rows, np.repeat(rows[-1:], self._padding, axis=0)]), state)
         return jax.device_put(state, self._sharding)
+
+    @staticmethod
+    def _map_rows(change: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
+        """Apply `change` to every leaf on the host, to the words of typed keys."""
+
+        def one(leaf: Any) -> Any:
+            if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                words = change(np.asarray(jax.random.key_data(leaf)))
+                return jax.random.wrap_key_data(jnp.asarray(words), impl=jax.random.key_impl(leaf))
+            return change(np.asarray(leaf))
+
+        return jax.tree.map(one, tree)
 
     def _to_host(self, tree: Any) -> Any:
         return jax.tree.map(lambda leaf: np.asarray(leaf)[: len(self.pack)], tree)
