@@ -36,10 +36,10 @@ __all__ = ["__version__", *sorted(_WHERE)]
 if TYPE_CHECKING:
     from marl_bench.check import check_environment
     from marl_bench.environment import Environment, Observation, StepType, TimeStep, field
+    from marl_bench.experiments.policy import load_policy
     from marl_bench.experiments.sweep import run_sweep
     from marl_bench.learner import Cell, Learner, TrainState
     from marl_bench.registry import environments, learners, make, make_learner, register
-    from marl_bench.experiments.policy import load_policy
     from marl_bench.wrappers import AutoReset
 
 

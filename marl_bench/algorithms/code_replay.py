@@ -10,6 +10,8 @@ Times count environment steps: the code at time t is what the agent saw before s
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +60,7 @@ def add(replay: CodeReplay, code: jax.Array, time: jax.Array) -> CodeReplay:
     history = (replay.history << np.uint32(replay.code_bits)) | code.astype(jnp.uint32)
     row = time % replay.ring.shape[0]
     ring = jax.lax.dynamic_update_slice(replay.ring, history[None], (row, jnp.int32(0)))
-    return replay.replace(history=history, ring=ring)
+    return dataclasses.replace(replay, history=history, ring=ring)
 
 
 def windows(replay: CodeReplay, age: jax.Array, agent: jax.Array, newest: jax.Array, n_step: int) -> jax.Array:

@@ -17,6 +17,7 @@ steps), or have one each ("independent"). Worlds that enumerate their observatio
 
 from __future__ import annotations
 
+import dataclasses
 from types import ModuleType
 from typing import Any
 
@@ -72,16 +73,22 @@ class DQN(Learner):
     """
 
     sharing: str = field("shared", static=True, doc=f"who shares a network: {', '.join(SHARING)}")
-    num_groups: int = field(1, static=True, doc="number of equal random groups [G], must divide the agents; for sharing='grouped'")
+    num_groups: int = field(
+        1, static=True, doc="number of equal random groups [G], must divide the agents; for sharing='grouped'"
+    )
     hidden_sizes: tuple[int, ...] = field((96,), static=True, doc="widths of the hidden ReLU layers", unit="units")
     double: bool = field(True, static=True, doc="double Q-learning: choose by the online, value by the target network")
     n_step: int = field(5, static=True, doc="length of the uncorrected multi-step target", unit="steps")
     batch_size: int = field(256, static=True, doc="transitions a gradient step and group, drawn with replacement")
-    buffer_steps: int = field(100, static=True, doc="replay capacity: the most recent environment steps of all agents", unit="steps")
+    buffer_steps: int = field(
+        100, static=True, doc="replay capacity: the most recent environment steps of all agents", unit="steps"
+    )
     update_period: int = field(4, static=True, doc="environment steps a gradient step", unit="steps")
     num_envs: int = field(1, static=True, doc="copies of the environment stepped side by side")
     exploration: str = field("boltzmann", static=True, doc=f"behaviour policy: {', '.join(EXPLORATION)}")
-    evaluation_steps: int = field(5_000, static=True, doc="last steps of the run: no storing, no learning", unit="steps")
+    evaluation_steps: int = field(
+        5_000, static=True, doc="last steps of the run: no storing, no learning", unit="steps"
+    )
     target_period: int = field(2_000, doc="environment steps between hard target copies", unit="steps")
     learning_rate: float = field(1e-4, doc="AdamW step size, constant")
     weight_decay: float = field(1e-4, doc="decoupled decay, also on biases")
@@ -94,12 +101,22 @@ class DQN(Learner):
     anneal_steps: int = field(95_000, doc="length of the linear schedule [A]", unit="steps")
     initial_epsilon: float | None = field(None, doc="epsilon of the first step; only with exploration='epsilon'")
     final_epsilon: float | None = field(None, doc="epsilon after annealing; only with exploration='epsilon'")
-    evaluation_epsilon: float | None = field(None, doc="epsilon of the evaluation policy; only with exploration='epsilon'")
+    evaluation_epsilon: float | None = field(
+        None, doc="epsilon of the evaluation policy; only with exploration='epsilon'"
+    )
 
     def __post_init__(self) -> None:
         check_choice(self, "sharing", SHARING)
         check_choice(self, "exploration", EXPLORATION)
-        for name in ("num_groups", "n_step", "batch_size", "buffer_steps", "update_period", "num_envs", "evaluation_steps"):
+        for name in (
+            "num_groups",
+            "n_step",
+            "batch_size",
+            "buffer_steps",
+            "update_period",
+            "num_envs",
+            "evaluation_steps",
+        ):
             check_integer(self, name, 1)
         if not isinstance(self.hidden_sizes, tuple) or not all(isinstance(h, int) and h > 0 for h in self.hidden_sizes):
             raise TypeError(f"hidden_sizes={self.hidden_sizes!r}: must be a tuple of positive integers (field of DQN)")
@@ -125,7 +142,9 @@ class DQN(Learner):
         for name in ("initial_epsilon", "final_epsilon", "evaluation_epsilon"):
             check_range(self, name, 0.0, 1.0)
             if (getattr(self, name) is None) == (self.exploration == "epsilon"):
-                raise ValueError(f"{name}={getattr(self, name)!r} with exploration={self.exploration!r}: give it with 'epsilon' only (field of DQN)")
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} with exploration={self.exploration!r}: give it with 'epsilon' only (field of DQN)"
+                )
 
     # --- protocol --------------------------------------------------------------------------------
 
@@ -143,7 +162,9 @@ class DQN(Learner):
         """Number of iterations in a run of `steps` environment steps, evaluation included."""
         training = steps - self.evaluation_steps
         if training < self.update_steps:
-            raise ValueError(f"steps={steps}: must be at least evaluation_steps + {self.update_steps} = {self.evaluation_steps + self.update_steps}")
+            raise ValueError(
+                f"steps={steps}: must be at least evaluation_steps + {self.update_steps} = {self.evaluation_steps + self.update_steps}"
+            )
         if training % self.update_steps:
             raise ValueError(
                 f"steps={steps}: steps - evaluation_steps = {training} must be a multiple of update_period * num_envs = "
@@ -157,7 +178,9 @@ class DQN(Learner):
         if not hasattr(environment.action_spec, "num_values"):
             raise ValueError(f"dqn needs discrete actions; {name} has continuous ones")
         if environment.num_agents % self.num_groups:
-            raise ValueError(f"num_groups={self.num_groups} does not divide the {environment.num_agents} agents of {name}")
+            raise ValueError(
+                f"num_groups={self.num_groups} does not divide the {environment.num_agents} agents of {name}"
+            )
         unknown = set(environment.learner_inputs) - {"temperature", "progress"}
         if unknown:
             raise ValueError(f"{name} asks its learner for {sorted(unknown)}; dqn offers temperature and progress")
@@ -184,14 +207,14 @@ class DQN(Learner):
 
     def behaviour(self, q_values: jax.Array, env_steps: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[..., A] action probabilities during training, from action values [..., A]."""
-        if self.exploration == "epsilon":
+        if self.initial_epsilon is not None and self.final_epsilon is not None:
             epsilon = linear_schedule(self.initial_epsilon, self.final_epsilon, env_steps, self.anneal_steps)
             return epsilon_greedy(q_values, epsilon, mask)
         return boltzmann(q_values, self.temperature(env_steps), mask)
 
     def evaluation_policy(self, q_values: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """[..., A] action probabilities during evaluation."""
-        if self.exploration == "epsilon":
+        if self.evaluation_epsilon is not None:
             return epsilon_greedy(q_values, self.evaluation_epsilon, mask)
         return boltzmann(q_values, self.evaluation_temperature, mask)
 
@@ -222,7 +245,8 @@ class DQN(Learner):
         num_groups = self.groups_in(source)
         sizes = (source.observation_shape[0], *self.hidden_sizes, source.num_actions)
         network = jax.vmap(lambda k: init_mlp(k, sizes))(jax.random.split(key_network, num_groups))
-        params, members = {"network": network}, None
+        params: dict[str, Any] = {"network": network}
+        members = None
         if num_groups > 1:
             members = jax.random.permutation(key_groups, source.num_agents).reshape(num_groups, -1).astype(jnp.int32)
             order = jnp.arange(source.num_agents, dtype=jnp.int32) // members.shape[1]
@@ -249,7 +273,9 @@ class DQN(Learner):
         """Mean Huber loss of predictions against targets, both [n]."""
         return jnp.mean(huber(prediction - target, self.huber_delta))
 
-    def learn(self, state: DQNState, source: Environment, world: Any, newest: jax.Array) -> tuple[Any, AdamState, jax.Array]:
+    def learn(
+        self, state: DQNState, source: Environment, world: Any, newest: jax.Array
+    ) -> tuple[Any, AdamState, jax.Array]:
         """One gradient step of every group: networks, optimiser state, and the loss (mean over groups)."""
         experience = self.experience(source)
         network = state.params["network"]
@@ -266,12 +292,12 @@ class DQN(Learner):
         loss, gradient = jax.vmap(jax.value_and_grad(objective))(network, batch, target)
         gradient = jax.vmap(lambda g: clip_by_global_norm(g, self.max_grad_norm))(gradient)
         step = lambda p, g, s: adamw(p, g, s, learning_rate=self.learning_rate, weight_decay=self.weight_decay)  # noqa: E731
-        stepped = jax.vmap(step)(network, gradient, state.opt_state)
+        stepped: tuple[Any, Any] = jax.vmap(step)(network, gradient, state.opt_state)
         per_step = source.num_agents * self.num_envs // num_groups
         if per_step < self.batch_size:
             ready = (newest + 1) * per_step >= self.batch_size
             stepped = jax.tree.map(lambda new, old: jnp.where(ready, new, old), stepped, (network, state.opt_state))
-        return *stepped, jnp.mean(loss)
+        return stepped[0], stepped[1], jnp.mean(loss)
 
     def update(self, state: DQNState, source: Environment) -> tuple[DQNState, dict[str, jax.Array]]:
         """`update_period` environment steps, one gradient step after the first; see the module's docstring."""
@@ -279,7 +305,9 @@ class DQN(Learner):
         time = state.updates * self.update_period
         word = windowed_words(state.key, state.updates, _ACTING, self.update_period, source.num_agents * self.num_envs)
 
-        def play(world: Any, policy: Any, offset: jax.Array | int, step_word: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+        def play(
+            world: Any, policy: Any, offset: jax.Array | int, step_word: jax.Array
+        ) -> tuple[Any, dict[str, jax.Array]]:
             return experience.collect(self, source, world, policy, state.params.get("group"), time + offset, step_word)
 
         policy = experience.policy(source, state.params["network"])
@@ -293,7 +321,8 @@ class DQN(Learner):
         env_steps = state.env_steps + self.update_steps
         copy = env_steps // self.target_period > state.env_steps // self.target_period
         target = jax.tree.map(lambda new, old: jnp.where(copy, new, old), network, state.target)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             params={**state.params, "network": network},
             target=target,
             opt_state=opt_state,

@@ -93,7 +93,13 @@ def policy(env: Environment, network: Any) -> Any:
 
 
 def collect(
-    learner: Any, env: Environment, world: CodeWorld, policy: Any, group: jax.Array | None, time: jax.Array, word: jax.Array
+    learner: Any,
+    env: Environment,
+    world: CodeWorld,
+    policy: Any,
+    group: jax.Array | None,
+    time: jax.Array,
+    word: jax.Array,
 ) -> tuple[CodeWorld, dict[str, jax.Array]]:
     """Play and store step `time` [] int32 with uniform words [N]; returns the world and the step's metrics."""
     tables = q_tables(env, policy, learner.training_inputs(env, time)) if env.learner_inputs else policy

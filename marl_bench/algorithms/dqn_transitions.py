@@ -85,7 +85,13 @@ def choose_actions(probabilities: jax.Array, word: jax.Array) -> jax.Array:
 
 
 def collect(
-    learner: Any, env: Environment, world: TransitionWorld, policy: Any, group: jax.Array | None, time: jax.Array, word: jax.Array
+    learner: Any,
+    env: Environment,
+    world: TransitionWorld,
+    policy: Any,
+    group: jax.Array | None,
+    time: jax.Array,
+    word: jax.Array,
 ) -> tuple[TransitionWorld, dict[str, jax.Array]]:
     """Play and store step `time` [] int32 of every copy; returns the world and the step's metrics (means over copies)."""
     env_steps = time * learner.num_envs
@@ -113,7 +119,12 @@ def collect(
 
 
 def sample(
-    learner: Any, env: Environment, world: TransitionWorld, members: jax.Array | None, newest: jax.Array, word: jax.Array
+    learner: Any,
+    env: Environment,
+    world: TransitionWorld,
+    members: jax.Array | None,
+    newest: jax.Array,
+    word: jax.Array,
 ) -> Sample:
     """Draw G mini-batches uniformly, with replacement, over the stored (step, copy, member) triples.
 
@@ -171,7 +182,13 @@ def evaluate(learner: Any, env: Environment, state: Any, draw: Any, count: int) 
         gained = gained + jnp.sum(timestep.reward, axis=-1)
         ended = timestep.last()
         episode = (jnp.sum(jnp.where(ended & whole, gained, 0.0)), jnp.sum(ended & whole))
-        carry = (env_state, _views(timestep.observation), timestep.observation.action_mask, jnp.where(ended, 0.0, gained), whole | ended)
+        carry = (
+            env_state,
+            _views(timestep.observation),
+            timestep.observation.action_mask,
+            jnp.where(ended, 0.0, gained),
+            whole | ended,
+        )
         return carry, (found, episode)
 
     num = learner.num_envs

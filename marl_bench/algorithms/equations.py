@@ -16,13 +16,15 @@ def huber(error: jax.Array, delta: jax.Array | float) -> jax.Array:
     return jnp.where(size < delta, 0.5 * error**2, delta * (size - 0.5 * delta))
 
 
-def linear_schedule(initial: jax.Array, final: jax.Array, count: jax.Array, length: jax.Array) -> jax.Array:
+def linear_schedule(
+    initial: jax.Array | float, final: jax.Array | float, count: jax.Array, length: jax.Array | float
+) -> jax.Array:
     """initial + (final - initial) count / length for count <= length, `final` afterwards."""
     progress = jnp.minimum(count.astype(jnp.float32) / length, 1.0)
     return initial + (final - initial) * progress
 
 
-def boltzmann(q_values: jax.Array, temperature: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def boltzmann(q_values: jax.Array, temperature: jax.Array | float, mask: jax.Array | None = None) -> jax.Array:
     """softmax(Q / temperature) over the last axis; illegal actions (mask False) get probability 0."""
     logits = q_values / temperature
     if mask is not None:
@@ -30,7 +32,7 @@ def boltzmann(q_values: jax.Array, temperature: jax.Array, mask: jax.Array | Non
     return jax.nn.softmax(logits, axis=-1)
 
 
-def epsilon_greedy(q_values: jax.Array, epsilon: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def epsilon_greedy(q_values: jax.Array, epsilon: jax.Array | float, mask: jax.Array | None = None) -> jax.Array:
     """(1 - epsilon) on the best action, epsilon spread evenly over the legal ones (last axis)."""
     legal = jnp.ones(q_values.shape, bool) if mask is None else mask
     best = jnp.argmax(jnp.where(legal, q_values, -jnp.inf), axis=-1)

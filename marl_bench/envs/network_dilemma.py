@@ -19,6 +19,7 @@ Out-of-range actions are clipped to {0, 1}.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -63,17 +64,25 @@ class NetworkDilemma(Environment):
       TypeError: for values of the wrong type.
     """
 
-    side: int = field(30, static=True, doc="lattice side L; N = L^2 agents; with topology='given' only the width of the picture")
-    topology: str = field("lattice", static=True, doc=f"graph: {', '.join(TOPOLOGIES)}; the run's seed draws the random ones")
+    side: int = field(
+        30, static=True, doc="lattice side L; N = L^2 agents; with topology='given' only the width of the picture"
+    )
+    topology: str = field(
+        "lattice", static=True, doc=f"graph: {', '.join(TOPOLOGIES)}; the run's seed draws the random ones"
+    )
     observe: str = field("actions", static=True, doc=f"what agents see besides actions: {', '.join(OBSERVE)}")
     dilemma_strength: float | None = field(
-        0.25, doc="D_r >= 0: sets sucker = punishment - D_r and temptation = reward + D_r where these are not given", unit="payoff"
+        0.25,
+        doc="D_r >= 0: sets sucker = punishment - D_r and temptation = reward + D_r where these are not given",
+        unit="payoff",
     )
     reward: float = field(1.0, doc="R, payoff of C against C", unit="payoff")
     sucker: float | None = field(None, doc="S, payoff of C against D; None: from dilemma_strength", unit="payoff")
     temptation: float | None = field(None, doc="T, payoff of D against C; None: from dilemma_strength", unit="payoff")
     punishment: float = field(0.0, doc="P, payoff of D against D", unit="payoff")
-    neighbors: Any = field(None, doc="[N, k] int32 neighbour table of a simple k-regular graph, k <= 7 (topology='given')")
+    neighbors: Any = field(
+        None, doc="[N, k] int32 neighbour table of a simple k-regular graph, k <= 7 (topology='given')"
+    )
 
     def __post_init__(self) -> None:
         check_integer(self, "side", 3, 4096)
@@ -130,13 +139,16 @@ class NetworkDilemma(Environment):
     @property
     def metric_units(self) -> dict[str, str]:
         """Meaning and unit of each metric."""
-        return {"cooperation_rate": "fraction of agents that cooperated in this step", "mean_reward": "payoff per agent and step"}
+        return {
+            "cooperation_rate": "fraction of agents that cooperated in this step",
+            "mean_reward": "payoff per agent and step",
+        }
 
     def prepare(self, seed: int) -> NetworkDilemma:
         """Draw this run's graph (rewired, random, modular) from `seed`; other topologies return themselves."""
         if self.topology in ("lattice", "given"):
             return self
-        return self.replace(neighbors=_draw_graph(self.topology, self.side, seed))
+        return dataclasses.replace(self, neighbors=_draw_graph(self.topology, self.side, seed))
 
     @property
     def neighbor_table(self) -> jax.Array | np.ndarray:
@@ -167,8 +179,9 @@ class NetworkDilemma(Environment):
 
     def payoffs(self) -> tuple[Any, Any, Any, Any]:
         """(R, S, T, P) after `dilemma_strength` has filled in what was not given."""
-        sucker = self.punishment - self.dilemma_strength if self.sucker is None else self.sucker
-        temptation = self.reward + self.dilemma_strength if self.temptation is None else self.temptation
+        strength: Any = self.dilemma_strength
+        sucker = self.punishment - strength if self.sucker is None else self.sucker
+        temptation = self.reward + strength if self.temptation is None else self.temptation
         return self.reward, sucker, temptation, self.punishment
 
     # --- the few distinct observations -----------------------------------------------------------
@@ -203,7 +216,9 @@ class NetworkDilemma(Environment):
         defectors = jax.lax.population_count(code & np.uint8(2**self.degree - 1)).astype(jnp.float32)
         share = defectors * np.float32(1.0 / self.degree)
         action = (code >> np.uint8(self.degree)).astype(jnp.int32)
-        gained = jnp.where(action == 0, reward - share * (reward - sucker), temptation - share * (temptation - punishment))
+        gained = jnp.where(
+            action == 0, reward - share * (reward - sucker), temptation - share * (temptation - punishment)
+        )
         return action, gained.astype(jnp.float32)
 
     # --- views -----------------------------------------------------------------------------------

@@ -37,7 +37,9 @@ class Policy:
         """Memory at the start of an episode; `()` for memoryless policies."""
         return self.learner.initial_memory()
 
-    def __call__(self, observation: Observation, memory: Any, key: jax.Array, greedy: bool = False) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, observation: Observation, memory: Any, key: jax.Array, greedy: bool = False
+    ) -> tuple[jax.Array, Any]:
         """Choose actions.
 
         Args:
@@ -82,7 +84,9 @@ def load_policy(run_dir: Path | str, cell: int = 0) -> Policy:
     table = folder.read_cells()
     row = table[table["cell"] == cell].iloc[0]
     arrays, _, _ = checkpoint.restore_raw(folder.checkpoint_directory(int(row["pack"])))
-    shapes = jax.eval_shape(lambda key: spec.learner.init(key, spec.environment).params, jax.eval_shape(lambda: jax.random.key(0)))
+    shapes = jax.eval_shape(
+        lambda key: spec.learner.init(key, spec.environment).params, jax.eval_shape(lambda: jax.random.key(0))
+    )
 
     def pick(leaf_path: Any, expected: Any) -> jax.Array:
         name = f".params{jax.tree_util.keystr(leaf_path)}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from marl_bench.errors import RunError, UsageError
 from marl_bench.learner import Cell
+from marl_bench.runtime import devices
 
 _USABLE_SHARE = 0.8
 """Share of the free memory that a pack may plan for."""
@@ -46,16 +47,17 @@ def stack_leaves(leaves: Sequence[Any]) -> np.ndarray:
       ValueError: for a number outside the range of its type.
     """
     stacked = np.stack([np.asarray(leaf) for leaf in leaves])
-    kind = stacked.dtype
-    if np.issubdtype(kind, np.floating):
-        kind = np.dtype(np.float32)
-    elif kind == np.int64:
-        kind = np.dtype(np.int32)
-    if kind != stacked.dtype:
-        limits = np.iinfo(kind) if kind.kind == "i" else np.finfo(kind)
-        wrong = stacked[np.isfinite(stacked) & ((stacked < limits.min) | (stacked > limits.max))]
-        if wrong.size:
-            raise ValueError(f"{wrong[0]} is outside the range of {kind} ({limits.min} to {limits.max})")
+    if stacked.dtype == np.int64:
+        return _narrowed(stacked, np.int32, np.iinfo(np.int32))
+    if np.issubdtype(stacked.dtype, np.floating):
+        return _narrowed(stacked, np.float32, np.finfo(np.float32))
+    return stacked
+
+
+def _narrowed(stacked: np.ndarray, kind: type, limits: Any) -> np.ndarray:
+    wrong = stacked[np.isfinite(stacked) & ((stacked < limits.min) | (stacked > limits.max))]
+    if wrong.size:
+        raise ValueError(f"{wrong[0]} is outside the range of {limits.dtype} ({limits.min} to {limits.max})")
     return stacked.astype(kind, copy=False)
 
 
@@ -63,16 +65,16 @@ def group_cells(specs: Sequence[Any]) -> list[list[int]]:
     """Positions of the cells that share tree structure and leaf shapes, in order of first appearance.
 
     Raises:
-      UsageError: for a static field that cannot be compared, such as a list.
+      UsageError: for a static field that cannot be compared, such as an array.
     """
     groups: dict[Any, list[int]] = {}
     for position, spec in enumerate(specs):
         leaves, structure = jax.tree.flatten((spec.environment, spec.learner))
         try:
             groups.setdefault((structure, tuple(np.shape(leaf) for leaf in leaves)), []).append(position)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             names = " or ".join(type(part).__name__ for part in (spec.environment, spec.learner))
-            raise UsageError(f"a static field of {names} is not hashable ({error}): use tuples and plain values") from error
+            raise UsageError(f"a static field of {names} cannot be compared (an array, say): use tuples") from error
     return list(groups.values())
 
 
@@ -93,6 +95,16 @@ def cell_bytes(spec: Any) -> int:
     return int(state_bytes(spec.environment, spec.learner) * _BUFFERING) + leaves
 
 
+def memory_for_packs() -> int | None:
+    """Bytes that packs sharded over all devices may plan with; None when unknown."""
+    every = jax.devices()
+    if every[0].platform == "cpu":
+        return devices.free_bytes(every[0])
+    free = [devices.free_bytes(device) for device in every]
+    known = [count for count in free if count is not None]
+    return min(known) * len(every) if len(known) == len(every) else None
+
+
 def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack]:
     """Group, stack and, where memory demands it, split the cells of a sweep.
 
@@ -111,8 +123,8 @@ def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack
             limit = int(free_bytes * _USABLE_SHARE // max(planned, 1))
             if limit < 1:
                 raise RunError(
-                    f"one cell needs about {human_bytes(planned)}, {human_bytes(free_bytes)} are free: lower buffer_steps, "
-                    "num_envs or the number of agents"
+                    f"one cell needs about {human_bytes(planned)}, {human_bytes(free_bytes)} are free: lower "
+                    "buffer_steps, num_envs or the number of agents"
                 )
         parts = -(-len(group) // min(limit, len(group)))
         size = -(-len(group) // parts)
@@ -120,28 +132,28 @@ def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack
     return packs
 
 
-def repeat_packs(specs: Sequence[Any], plan: Sequence[Sequence[int]]) -> list[Pack] | None:
+def repeat_packs(specs: Sequence[Any], plan: Sequence[Sequence[int]]) -> list[Pack]:
     """The packs of an earlier start, whose checkpoints hold these cells in this order.
 
     Args:
       specs: cells of the sweep, as for `make_packs`.
       plan: positions of the cells of each pack.
-    Returns:
-      packs; None when `plan` does not cover the sweep or joins cells that one program cannot train.
+    Raises:
+      ValueError: when `plan` does not cover the sweep or joins cells that one program cannot train.
     """
     group_of = {cell: number for number, group in enumerate(group_cells(specs)) for cell in group}
     if sorted(cell for members in plan for cell in members) != list(range(len(specs))):
-        return None
+        raise ValueError(f"the earlier packs do not hold each of the {len(specs)} cells once")
     if any(len({group_of[cell] for cell in members}) != 1 for members in plan):
-        return None
-    planned: dict[int, int] = {}
-    for members in plan:
-        if group_of[members[0]] not in planned:
-            planned[group_of[members[0]]] = cell_bytes(specs[members[0]])
+        raise ValueError("an earlier pack joins cells that one program cannot train")
+    planned = {group_of[members[0]]: members[0] for members in plan}
+    planned = {group: cell_bytes(specs[cell]) for group, cell in planned.items()}
     return [_stack(specs, members, planned[group_of[members[0]]]) for members in plan]
 
 
 def _stack(specs: Sequence[Any], members: Sequence[int], planned: int) -> Pack:
+    """One pack of the named cells."""
+
     def stack(path: Any, *leaves: Any) -> np.ndarray:
         try:
             return stack_leaves(leaves)
@@ -151,7 +163,7 @@ def _stack(specs: Sequence[Any], members: Sequence[int], planned: int) -> Pack:
     environments, learners = zip(*((specs[i].environment, specs[i].learner) for i in members), strict=True)
     environment = jax.tree_util.tree_map_with_path(stack, *environments)
     learner = jax.tree_util.tree_map_with_path(stack, *learners)
-    seeds = np.asarray([specs[i].seed for i in members], np.uint32)
+    seeds: Any = np.asarray([specs[i].seed for i in members], np.uint32)
     return Pack(tuple(members), Cell(environment, learner, seeds), planned)
 
 

@@ -26,15 +26,20 @@ _AXIS = "cells"
 
 def _with_key(cell: Cell) -> Cell:
     # Named, because a user's `jax_default_prng_impl` must not change what a seed means.
-    return cell.replace(key=jax.random.key(cell.key, impl="threefry2x32"))
+    return dataclasses.replace(cell, key=jax.random.key(cell.key, impl="threefry2x32"))
 
 
 def _start(cells: Cell) -> Any:
     def one(cell: Cell) -> Any:
         cell = _with_key(cell)
-        return cell.learner.init(cell.key, cell.environment)
+        return jax.tree.map(_strong, cell.learner.init(cell.key, cell.environment))
 
     return jax.vmap(one)(cells)
+
+
+def _strong(leaf: jax.Array) -> jax.Array:
+    """Drop a weak type: a checkpoint does not keep it, and a resumed run must be the same program."""
+    return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -94,7 +99,7 @@ class PackRunner:
         self._programs: dict[str, Any] = {}
 
     def _run(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
-        """Call `function` sharded over the cell axis (its last `scalars` arguments replicated); compile at first use."""
+        """Call `function` sharded over the cells (its last `scalars` arguments replicated); compile at first use."""
         if name not in self._programs:
             split = PartitionSpec(_AXIS)
             in_specs = (split,) * (len(arguments) - scalars) + (PartitionSpec(),) * scalars
@@ -119,7 +124,7 @@ class PackRunner:
         """Run `num_updates` iterations of every cell; `state` is donated and must not be used again.
 
         Returns:
-          state; metrics averaged over the chunk, [cells] each; finite [cells] bool: metrics and parameters are all finite.
+          state; metrics averaged over the chunk, [cells] each; finite [cells] bool: all metrics and parameters are.
         """
         count = jax.device_put(np.int32(num_updates), NamedSharding(self._mesh, PartitionSpec()))
         state, metrics, finite = self._run("train_chunk", _train_chunk, (0,), 1, state, self._cells, count)
@@ -140,7 +145,8 @@ class PackRunner:
     def place(self, state: Any) -> Any:
         """Put a tree with one row a cell onto the devices."""
         if self._padding:
-            state = self._map_rows(lambda rows: np.concatenate([rows, np.repeat(rows[-1:], self._padding, axis=0)]), state)
+            filled = np.minimum(np.arange(len(self.pack) + self._padding), len(self.pack) - 1)
+            state = self._map_rows(lambda rows: rows[filled], state)
         return jax.device_put(state, self._sharding)
 
     @staticmethod

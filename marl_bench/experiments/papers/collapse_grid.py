@@ -11,6 +11,9 @@ from typing import Any
 
 from marl_bench.experiments.cells import SweepConfig
 
+Frame = Any
+"""A pandas DataFrame or Series: its type stubs cannot follow arithmetic on columns."""
+
 SCALES = ("smoke", "reduced", "paper")
 
 STUDIED = (0.127, 0.260, 0.393, 0.527, 0.660, 0.793)
@@ -29,11 +32,13 @@ class Run:
 
     Attributes:
       name: folder of its run directory.
+      table: runs of one table are analysed together.
       experiment: the experiments of the paper that read it, e.g. "E1".
       config: what to run.
     """
 
     name: str
+    table: str
     experiment: str
     config: SweepConfig
 
@@ -43,7 +48,9 @@ def exploration_intensity(initial_temperature: Any, final_temperature: Any = 0.1
 
     B = tau_0 - (tau_0 - tau_f) (A / 2 + 1) / (2 A); the log is written after the counter increments.
     """
-    return initial_temperature - (initial_temperature - final_temperature) * (anneal_steps // 2 + 1) / (2 * anneal_steps)
+    return initial_temperature - (initial_temperature - final_temperature) * (anneal_steps // 2 + 1) / (
+        2 * anneal_steps
+    )
 
 
 def _run(name: str, experiment: str, seeds: range, temperatures: tuple[float, ...], **fields: Any) -> Run:
@@ -56,7 +63,8 @@ def _run(name: str, experiment: str, seeds: range, temperatures: tuple[float, ..
         learner_fields={"initial_temperature": list(temperatures), **learner},
         seeds=list(seeds),
     )
-    return Run(name, experiment, config)
+    table = name.partition("+")[0]
+    return Run(name, table, experiment, config)
 
 
 def _grid(start: float, stop: float, step: float) -> list[float]:
@@ -78,6 +86,13 @@ def runs(scale: str) -> list[Run]:
         five, few = range(195, 200), (0.660,)
         return [
             _run("heat_map", "E1, E2, E5, E6", five, STUDIED, env_dilemma_strength=_grid(0.10, 0.40, 0.05)),
+            _run(
+                "heat_map+seeds",
+                "E1, E2, E5, E6",
+                range(200, 205),
+                STUDIED,
+                env_dilemma_strength=_grid(0.10, 0.40, 0.05),
+            ),
             _run("topology", "E7", five, STUDIED, env_topology=["rewired", "random", "modular"]),
             _run("augmentation", "E4", five, (0.127, 0.393, 0.660), **_AUGMENTED),
             _run("groups_10", "E2, E3", five, STUDIED, **_TEN_GROUPS),
@@ -89,11 +104,18 @@ def runs(scale: str) -> list[Run]:
         strengths = _grid(0.10, 0.40, 0.01)
         return [
             _run("heat_map", "E1, E2, E5, E6", thirty, HEAT_MAP, env_dilemma_strength=strengths),
-            _run("heat_map_ends", "E1, E5, E6", fifteen, (0.100, 0.793), env_dilemma_strength=strengths),
+            _run("heat_map+ends", "E1, E5, E6", fifteen, (0.100, 0.793), env_dilemma_strength=strengths),
             _run("topology", "E7", fifteen, STUDIED, env_topology=["rewired", "random", "modular"]),
             _run("augmentation", "E4", fifteen, STUDIED, **_AUGMENTED),
             _run("lattice_40", "E8", fifteen, STUDIED, env_side=[40]),
-            _run("groups_10", "E2, E3", five, STUDIED, **_TEN_GROUPS, env_dilemma_strength=_grid(0.10, 0.40, 0.03) + [DILEMMA]),
+            _run(
+                "groups_10",
+                "E2, E3",
+                five,
+                STUDIED,
+                **_TEN_GROUPS,
+                env_dilemma_strength=_grid(0.10, 0.40, 0.03) + [DILEMMA],
+            ),
             _run("groups_100_long", "E3", five, STUDIED, **_HUNDRED_GROUPS, learner_buffer_steps=[1000]),
             _run("groups_100_short", "E3", five, STUDIED, **_HUNDRED_GROUPS, learner_buffer_steps=[100]),
         ]

@@ -1,0 +1,133 @@
+"""Reproduction of "How Exploration Breaks Cooperation in Shared-Policy MARL" (Weng and Lee 2026, arXiv 2601.05509).
+
+`marl-bench reproduce exploration_collapse --scale smoke|reduced|paper --out DIR` trains the cells of
+`collapse_grid`, then writes tables, figures and verdicts on the claims of `collapse_claims` into DIR. No absolute number
+of the paper could be read, so there is none to print beside ours: the claims are relations.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from marl_bench.errors import UsageError
+from marl_bench.experiments.papers import collapse_claims, collapse_features, collapse_grid, collapse_report
+from marl_bench.experiments.papers.collapse_claims import Results
+from marl_bench.experiments.papers.collapse_grid import SCALES, Run
+from marl_bench.experiments.sweep import run_sweep
+from marl_bench.naming import nearest
+from marl_bench.report.results import load_metrics, load_results
+from marl_bench.report.tables import Table
+from marl_bench.report.verdicts import Verdict, verdict_table
+from marl_bench.runtime.files import write_atomic
+
+
+def reproduce(scale: str, out: Path | str, *, resume: bool = True, wandb: str = "offline") -> int:
+    """Train, evaluate and report one scale.
+
+    Args:
+      scale: "smoke", "reduced" or "paper".
+      out: folder for run directories (`runs/NAME`), `tables`, `figures`, `verdicts.json` and `report.md`.
+      resume: continue what an interrupted reproduction left; finished runs are never trained again.
+      wandb: "offline", "online" or "disabled".
+    Returns:
+      0; a claim that fails is a finding, not an error.
+    Raises:
+      UsageError: for an unknown scale. RunError: when a run fails.
+    """
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
+    folder = Path(out)
+    for run in collapse_grid.runs(scale):
+        print(f"{run.name} ({run.experiment})", flush=True)
+        run_sweep(run.config, folder / "runs" / run.name, resume=resume, wandb=wandb)
+    report(scale, folder)
+    return 0
+
+
+def report(scale: str, folder: Path | str) -> list[Verdict]:
+    """Write and print tables, figures and verdicts from the run directories in `folder`/runs.
+
+    Raises:
+      FileNotFoundError: when a run of the scale is missing.
+    """
+    from rich.console import Console
+
+    folder = Path(folder)
+    runs = collapse_grid.runs(scale)
+    results, metrics = _load(folder, runs)
+    silhouettes = collapse_features.entanglement(folder / "runs", collapse_claims.at_dilemma(results["heat_map"]))
+    found = collapse_report.tables(results, silhouettes)
+    verdicts = collapse_claims.all_verdicts(results, metrics, silhouettes)
+    pictures = collapse_report.figures(results, metrics, silhouettes, folder / "figures")
+    judged = verdict_table(verdicts, f"Claims at scale {scale}")
+    _write(folder, scale, found, judged, verdicts, pictures, _summaries(folder, runs))
+    console = Console()
+    for table in (*found.values(), judged):
+        console.print(table.to_rich())
+    console.print(f"report:  {folder / 'report.md'}\nfigure:  {pictures[0]}", soft_wrap=True, highlight=False)
+    return verdicts
+
+
+def _load(folder: Path, runs: list[Run]) -> tuple[Results, Results]:
+    """Results and training curves by table; `run` and `cell` identify a row, `unit` numbers the cells of a table."""
+    results: Results = {}
+    metrics: Results = {}
+    for table in dict.fromkeys(run.table for run in runs):
+        rows, curves, first = [], [], 0
+        for run in (run for run in runs if run.table == table):
+            path = folder / "runs" / run.name
+            rows.append(load_results(path).assign(run=run.name, unit=lambda f, first=first: f["cell"] + first))
+            curves.append(load_metrics(path, ["cell", "env_steps", "cooperation_rate", "loss"]))
+            curves[-1]["unit"] = curves[-1]["cell"] + first
+            first += len(rows[-1])
+        results[table], metrics[table] = (pd.concat(frames, ignore_index=True) for frames in (rows, curves))
+    return results, metrics
+
+
+def _summaries(folder: Path, runs: list[Run]) -> dict[str, dict[str, Any]]:
+    return {run.name: json.loads((folder / "runs" / run.name / "summary.json").read_text()) for run in runs}
+
+
+def _write(
+    folder: Path,
+    scale: str,
+    found: dict[str, Table],
+    judged: Table,
+    verdicts: list[Verdict],
+    pictures: list[Path],
+    summaries: dict[str, dict[str, Any]],
+) -> None:
+    """Write Markdown and CSV tables, verdicts as JSON, and one Markdown report that holds them all."""
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for name, table in {**found, "verdicts": judged}.items():
+        write_atomic(folder / "tables" / f"{name}.md", table.to_markdown().encode())
+        write_atomic(folder / "tables" / f"{name}.csv", table.to_csv().encode())
+    write_atomic(folder / "verdicts.json", json.dumps([v.record() for v in verdicts], indent=2).encode())
+    first = next(iter(summaries.values()))
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    lines = [
+        f"# exploration_collapse at scale {scale}",
+        "",
+        f"Command: `marl-bench reproduce exploration_collapse --scale {scale} --out DIR`, {time.strftime('%Y-%m-%d', time.gmtime())}.",
+        f"Devices: {len(first['devices'])} x {first['devices'][0]}. Versions: {versions}. Revision: {first['git_revision']}.",
+        "",
+        "| run | cells | steps a cell | compile s | run s | cell-steps/s |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {name} | {s['cells']} | {s['env_steps_per_cell']} | {s['compile_seconds']:.0f} | {s['run_seconds']:.0f} | {s['cell_steps_per_second']} |"
+            for name, s in summaries.items()
+        ),
+        "",
+        "No absolute number of the paper could be read; its claims are relations, judged below. Seconds are those of the last "
+        "start of each run.",
+        "",
+        judged.to_markdown(),
+        *(f"\n![{path.stem}](figures/{path.name})" for path in pictures),
+        *(f"\n{table.to_markdown()}" for table in found.values()),
+    ]
+    write_atomic(folder / "report.md", ("\n".join(lines) + "\n").encode())

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Install into .venv-test and run the default tests on the CPU; the last line is pytest's own.
+# Takes no argument, works from any directory. Compiled programs are kept in .jax_cache for the next call.
+set -euo pipefail
+
+CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source scripts/make_venv.sh
+[ "$#" -eq 0 ] || fail "takes no argument" 2
+
+make_venv .venv-test '.[test]'
+
+export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$PWD/.jax_cache"
+workers="$(.venv-test/bin/python -c 'from marl_bench.runtime.devices import usable_cores; print(min(4, usable_cores()))')"
+exec .venv-test/bin/python -m pytest -q -n "$workers" --dist loadfile
