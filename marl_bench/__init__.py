@@ -31,7 +31,26 @@ _WHERE = {
     "run_sweep": "marl_bench.experiments.sweep",
 }
 
-__all__ = ["__version__", *sorted(_WHERE)]
+__all__ = [
+    "AutoReset",
+    "Cell",
+    "Environment",
+    "Learner",
+    "Observation",
+    "StepType",
+    "TimeStep",
+    "TrainState",
+    "__version__",
+    "check_environment",
+    "environments",
+    "field",
+    "learners",
+    "load_policy",
+    "make",
+    "make_learner",
+    "register",
+    "run_sweep",
+]
 
 if TYPE_CHECKING:
     from marl_bench.check import check_environment

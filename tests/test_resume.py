@@ -94,13 +94,15 @@ class Stopper:
         self.finished.append(results)
 
 
-def stop_after(monkeypatch, points: int, tokens: list[str], out: Path, number: int = signal.SIGTERM) -> Interrupted:
-    """Run `tokens` with a checkpoint at every point until a signal arrives during point number `points`."""
+def stop_after(
+    monkeypatch, points: int, tokens: list[str], out: Path, number: int = signal.SIGTERM, seconds: float = 0
+) -> Interrupted:
+    """Run `tokens` (by default with a checkpoint at every point) until a signal arrives in point number `points`."""
     sink = Stopper(points, number)
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "make_sinks", lambda *_, **__: [sink])
         with pytest.raises(Interrupted) as caught:
-            run_sweep(SweepConfig.from_tokens(tokens), out, quiet=True, checkpoint_seconds=0)
+            run_sweep(SweepConfig.from_tokens(tokens), out, quiet=True, checkpoint_seconds=seconds)
     assert sink.finished[-1] is None
     return caught.value
 
@@ -206,9 +208,10 @@ def test_sigterm_saves_and_a_resumed_run_is_the_same(short, copy):
 
 def test_interrupt_from_the_keyboard(monkeypatch, short, tmp_path):
     before = signal.getsignal(signal.SIGINT)
-    stop = stop_after(monkeypatch, 1, SHORT, tmp_path / "out", signal.SIGINT)
+    # No checkpoint is due by the clock: the signal alone makes one.
+    stop = stop_after(monkeypatch, 3, SHORT, tmp_path / "out", signal.SIGINT, seconds=1e9)
     assert stop.code == 130 and str(stop) == "stopped by SIGINT; continue with --resume"
-    assert signal.getsignal(signal.SIGINT) is before and newest_step(tmp_path / "out") == 4
+    assert signal.getsignal(signal.SIGINT) is before and newest_step(tmp_path / "out") == 12
     resume(SHORT, tmp_path / "out")
     assert not same(outcome(tmp_path / "out"), short)
 
@@ -270,7 +273,8 @@ def test_lost_metrics_part_is_computed_again(short, copy, caplog, damage):
 
 def test_metrics_written_after_the_checkpoint_are_dropped(short, copy):
     folder = RunDirectory(copy)
-    folder.append_metrics(6, folder.read_metrics().assign(loss=np.float32(123)))
+    for number in (6, 8):
+        folder.append_metrics(number, folder.read_metrics().assign(loss=np.float32(123)))
     resume(SHORT, copy)
     assert not same(outcome(copy), short)
 

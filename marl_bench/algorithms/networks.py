@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +18,7 @@ def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> list[dict[str, jax.Array
       One {"w": [in, out], "b": [out]} float32 a layer.
     """
     layers = []
-    for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         key_weights, key_bias = jax.random.split(jax.random.fold_in(key, layer))
         bound = fan_in**-0.5
         layers.append(

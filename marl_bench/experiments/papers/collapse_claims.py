@@ -17,6 +17,7 @@ from marl_bench.experiments.papers.collapse_grid import DILEMMA, Frame, explorat
 from marl_bench.report.boundary import collapse_boundary_interval
 from marl_bench.report.resampling import Interval
 from marl_bench.report.statistics import (
+    bootstrap_interval,
     difference_interval,
     difference_of_fractions_interval,
     slope_interval,
@@ -55,6 +56,15 @@ def collapsed_difference(a: Frame, b: Frame) -> Interval:
     return difference_of_fractions_interval(int((a < COLLAPSED).sum()), len(a), int((b < COLLAPSED).sum()), len(b))
 
 
+def paired_difference(a: Frame, b: Frame) -> Interval:
+    """Mean cooperation of a minus b, paired by seed and bootstrapped over seeds.
+
+    Cells of one seed share initial network and random words, so their outcomes go together.
+    """
+    means = [frame.groupby("seed")["cooperation_rate"].mean() for frame in (a, b)]
+    return bootstrap_interval((means[0] - means[1]).dropna().to_numpy())
+
+
 def _pair(
     claim: str,
     statement: str,
@@ -67,16 +77,11 @@ def _pair(
 ) -> list[Verdict]:
     """Verdicts on mean cooperation (a minus b) and on the collapsed fraction (the opposite sign)."""
     x, y = a["cooperation_rate"], b["cooperation_rate"]
+    effect = f"cooperation, {names[0]} minus {names[1]}, paired by seed"
     opposite: Any = {"positive": "negative", "negative": "positive"}[expected]
     shared: dict[str, Any] = {"statement": statement, "source": source, "note": note}
     return [
-        judge(
-            difference_interval(x, y),
-            claim=f"{claim} mean",
-            effect=f"cooperation, {names[0]} minus {names[1]}",
-            expected=expected,
-            **shared,
-        ),
+        judge(paired_difference(a, b), claim=f"{claim} mean", effect=effect, expected=expected, **shared),
         judge(
             collapsed_difference(x, y),
             claim=f"{claim} collapsed",
@@ -277,7 +282,9 @@ def _matched(frame: Frame, other: Frame, *, above: float = -np.inf) -> tuple[Fra
     frames = [with_intensity(at_dilemma(f)) for f in (frame, other)]
     keys = ["learner.initial_temperature", "seed"]
     common = set(map(tuple, frames[0][keys].to_numpy())) & set(map(tuple, frames[1][keys].to_numpy()))
-    kept = [f[[tuple(row) in common for row in f[keys].to_numpy()] & (f["B"] > above)] for f in frames]
+    kept = [
+        f[np.array([tuple(row) in common for row in f[keys].to_numpy()]) & (f["B"] > above).to_numpy()] for f in frames
+    ]
     return kept[0], kept[1]
 
 
@@ -344,13 +351,13 @@ def size_does_not_matter(results: Results, metrics: Results) -> list[Verdict]:
     del metrics
     frame = results["augmentation"]
     large, small = _matched(frame[frame["env.observe"] == "actions"], results["heat_map"])
-    interval = difference_interval(large["cooperation_rate"], small["cooperation_rate"])
+    interval = paired_difference(large, small)
     return [
         judge(
             interval,
             claim="X9",
             statement="lattice size does not change the curve",
-            effect="cooperation, side 50 minus side 30",
+            effect="cooperation, side 50 minus side 30, paired by seed",
             expected="equivalent",
             practical=_EQUAL,
             source="public summary",

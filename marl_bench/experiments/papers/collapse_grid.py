@@ -96,7 +96,6 @@ def runs(scale: str) -> list[Run]:
             _run("topology", "E7", five, STUDIED, env_topology=["rewired", "random", "modular"]),
             _run("augmentation", "E4", five, (0.127, 0.393, 0.660), **_AUGMENTED),
             _run("groups_10", "E2, E3", five, STUDIED, **_TEN_GROUPS),
-            _run("groups_100_long", "E3", five, few, **_HUNDRED_GROUPS, learner_buffer_steps=[1000]),
             _run("groups_100_short", "E3", five, few, **_HUNDRED_GROUPS, learner_buffer_steps=[100]),
         ]
     if scale == "paper":
@@ -114,7 +113,7 @@ def runs(scale: str) -> list[Run]:
                 five,
                 STUDIED,
                 **_TEN_GROUPS,
-                env_dilemma_strength=_grid(0.10, 0.40, 0.03) + [DILEMMA],
+                env_dilemma_strength=[*_grid(0.10, 0.40, 0.03), DILEMMA],
             ),
             _run("groups_100_long", "E3", five, STUDIED, **_HUNDRED_GROUPS, learner_buffer_steps=[1000]),
             _run("groups_100_short", "E3", five, STUDIED, **_HUNDRED_GROUPS, learner_buffer_steps=[100]),
