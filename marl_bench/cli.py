@@ -1,6 +1,7 @@
 """The `marl-bench` command. Every command imports what it needs when it runs, so `--help` imports no JAX.
 
-Exit codes: 0 done, 1 the run failed (or `check` found faults), 2 the request was wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed (or `check` found faults), 2 the request was wrong, 128 + N stopped by
+signal N (130 for SIGINT, 143 for SIGTERM), the state saved.
 A failure is one line on stderr; `--debug` adds the traceback.
 """
 

@@ -108,17 +108,15 @@ def test_second_process_is_refused_with_the_pid_of_the_first(tmp_path):
         assert run.start(CONFIG, resume=True) == "resumable"
 
 
-def test_parts_are_ordered_by_number_and_dropped_from_one_on(tmp_path):
+def test_parts_are_ordered_by_number_and_can_be_replaced(tmp_path):
     run = RunDirectory(tmp_path)
     for index in (2, 0, 1):
         run.append_metrics(index, rows(index))
     os.utime(run.part_path(0), (2e9, 2e9))
     assert run.read_metrics()["env_steps"].tolist() == [0] * 4 + [1] * 4 + [2] * 4
     run.append_metrics(1, rows(7))
-    run.drop_parts_from(2)
-    assert list(run.parts()) == [0, 1]
-    assert run.read_metrics()["env_steps"].tolist() == [0] * 4 + [7] * 4
-    assert run.bad_parts(3) == [2]
+    assert list(run.parts()) == [0, 1, 2]
+    assert run.read_metrics()["env_steps"].tolist() == [0] * 4 + [7] * 4 + [2] * 4
     assert RunDirectory(tmp_path / "nothing").read_metrics().empty
 
 
@@ -138,7 +136,6 @@ def test_damaged_part_is_named_and_left_out(tmp_path, caplog, kind):
     run.part_path(1).write_bytes(DAMAGE[kind](run.part_path(1).read_bytes()))
     assert run.read_metrics()["env_steps"].tolist() == [0] * 4 + [2] * 4
     assert "part-00001.parquet" in caplog.text
-    assert run.bad_parts(3) == [1]
 
 
 @pytest.mark.parametrize("damage", ["results", "summary", "no results"])

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -178,16 +177,6 @@ def run_sweep(
             run = _Run(folder, config, specs, sinks, signals, steps, checkpoint_seconds)
             done = [_run_pack(run, number, pack) for number, pack in enumerate(packs)]
         return _finish(run, [table for table, _ in done], [timing for _, timing in done])
-
-
-def git_revision() -> str | None:
-    """Revision of the checkout this package runs from (with "-dirty" if changed); None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None
 
 
 def _check_steps(config: SweepConfig, specs: Sequence[CellSpec]) -> int:
@@ -386,7 +375,7 @@ def _finish(run: _Run, tables: list[pd.DataFrame], timings: list[Timing]) -> pd.
     seconds = {f.name: round(sum(getattr(t, f.name) for t in timings), 3) for f in dataclasses.fields(Timing)}
     summary = {
         "versions": checkpoint.versions(),
-        "git_revision": git_revision(),
+        "git_revision": files.git_revision(),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "platform": jax.devices()[0].platform,
         "cells": len(run.specs),

@@ -24,6 +24,7 @@ METRIC_KEYS = ("cell", "env_steps", "agent_steps", "updates")
 """Columns that every metric part has."""
 
 _MAGIC = b"PAR1"
+_PARTS_PER_PACK = 1_000_000  # every pack numbers its parts from a multiple of this
 _PART = re.compile(r"part-(\d+)\.parquet")
 _REMEDY = "run it again with --resume to write it anew"
 
@@ -155,7 +156,8 @@ def load_metrics(run_dir: str | Path, columns: Sequence[str] | None = None) -> p
     parts = _parts(folder) if folder.is_dir() else {}
     if not parts:
         raise FileNotFoundError(f"{folder} holds no part-*.parquet: the run has logged nothing yet")
-    lost = sorted(set(range(max(parts))) - set(parts))
+    last = {number // _PARTS_PER_PACK: number for number in parts}
+    lost = [n for pack, end in last.items() for n in range(pack * _PARTS_PER_PACK, end) if n not in parts]
     if lost:
         warnings.warn(f"{folder} lacks the parts {lost}; {_REMEDY}", RuntimeWarning, stacklevel=2)
     wanted = None if columns is None else list(dict.fromkeys((*METRIC_KEYS, *columns)))

@@ -103,8 +103,8 @@ def digest_of(value: Mapping[str, Any]) -> str:
 
 
 def git_revision() -> str | None:
-    """Commit of the source tree this package runs from; None for an installed copy or without git."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Commit of the checkout this package runs from, "-dirty" if changed; None for an installed copy or without git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

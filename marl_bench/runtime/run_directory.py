@@ -6,6 +6,8 @@
     cells.parquet          one row per cell
     metrics/part-*.parquet one file per flush, in order of its number
     checkpoints/pack-*/    see `checkpoint`
+    packs/pack-*           results of each pack that has ended
+    failed/                state of a run that met NaN, kept for inspection
     results.parquet        one row per cell, once training has ended
     summary.json           written last: its presence, with the digest of the results, means finished
 
@@ -205,35 +207,11 @@ class RunDirectory:
             raise files.as_run_error(path, error) from error
         files.write_atomic(path, to_parquet(rows))
 
-    def drop_parts_from(self, part_index: int) -> None:
-        """Delete the parts numbered `part_index` and above: they were written after the checkpoint to resume from.
-
-        Raises:
-          RunError: when one cannot be deleted.
-        """
-        for number, path in reversed(self.parts().items()):
-            if number >= part_index:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise files.as_run_error(path, error) from error
-
     def parts(self) -> dict[int, Path]:
         """Metrics parts by number, in order."""
         folder = self.path / "metrics"
         matches = ((_PART.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
         return dict(sorted((int(match[1]), path) for match, path in matches if match))
-
-    def bad_parts(self, count: int) -> list[int]:
-        """Numbers below `count` whose part is missing or damaged, each damaged one named in a warning."""
-        bad = []
-        for number in range(count):
-            try:
-                read_parquet(self.part_path(number))
-            except RunError as error:
-                _log.warning("%s", error)
-                bad.append(number)
-        return bad
 
     def read_metrics(self) -> pd.DataFrame:
         """All metrics rows in the order of the parts; a damaged part is left out with a warning naming it."""
