@@ -35,7 +35,7 @@ HIGH_EXPLORATION = 0.3
 """B above which exploration counts as high (own choice: the four upper of the six studied temperatures)."""
 
 _EQUAL = 0.1
-"""Difference of mean cooperation that still counts as none (own choice)."""
+"""Difference of mean cooperation that still counts as none, in every comparison of means (own choice)."""
 
 Results = dict[str, Frame]
 
@@ -81,7 +81,9 @@ def _pair(
     opposite: Any = {"positive": "negative", "negative": "positive"}[expected]
     shared: dict[str, Any] = {"statement": statement, "source": source, "note": note}
     return [
-        judge(paired_difference(a, b), claim=f"{claim} mean", effect=effect, expected=expected, **shared),
+        judge(
+            paired_difference(a, b), claim=f"{claim} mean", effect=effect, expected=expected, practical=_EQUAL, **shared
+        ),
         judge(
             collapsed_difference(x, y),
             claim=f"{claim} collapsed",
