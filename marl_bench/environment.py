@@ -230,7 +230,9 @@ class Environment:
 
     # --- helpers for authors -------------------------------------------------------------------
 
-    def observe_view(self, agents_view: jax.Array, step_count: jax.Array, action_mask: jax.Array | None = None) -> Observation:
+    def observe_view(
+        self, agents_view: jax.Array, step_count: jax.Array, action_mask: jax.Array | None = None
+    ) -> Observation:
         """Assemble an `Observation`; without `action_mask` every action is legal.
 
         Args:
@@ -292,7 +294,13 @@ def concrete(value: Any) -> bool:
 
 
 def check_range(
-    owner: Any, name: str, low: float = -np.inf, high: float = np.inf, *, open_low: bool = False, open_high: bool = False
+    owner: Any,
+    name: str,
+    low: float = -np.inf,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
 ) -> None:
     """Check that field `name` of `owner` is a finite number in the stated range.
 
@@ -349,7 +357,9 @@ def check_choice(owner: Any, name: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def field(default: Any = dataclasses.MISSING, *, doc: str = "", unit: str = "", static: bool = False, **kwargs: Any) -> Any:
+def field(
+    default: Any = dataclasses.MISSING, *, doc: str = "", unit: str = "", static: bool = False, **kwargs: Any
+) -> Any:
     """A dataclass field with documentation, shown by `marl-bench list`.
 
     Args:

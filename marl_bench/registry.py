@@ -69,7 +69,9 @@ def _load_address(address: str, kind: str) -> type:
     except ModuleNotFoundError as error:
         raise LookupError(f"{kind} {address!r}: cannot import {module_name!r} ({error})") from error
     if not hasattr(module, attribute):
-        raise LookupError(f"{kind} {address!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}")
+        raise LookupError(
+            f"{kind} {address!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}"
+        )
     return getattr(module, attribute)
 
 

@@ -171,18 +171,24 @@ def _curve(label: str, frame: Frame, value: str = _OUTCOME) -> Curve:
 def _comparisons(results: Results, shared: Frame | None) -> dict[str, tuple[str, list[Curve]]]:
     """Titles and series of the figures that compare conditions at Dr = 0.25."""
     found: dict[str, tuple[str, list[Curve]]] = {}
-    base = [_curve("shared", shared)] if shared is not None else []
+
+    def base(label: str, other: Frame) -> list[Curve]:
+        """The shared lattice system on the seeds of `other`, so that both sides rest on the same runs."""
+        return [] if shared is None else [_curve(label, shared[shared["seed"].isin(other["seed"])])]
+
     grouped = {
         "groups_10": "10 groups",
         "groups_100_long": "100 groups, 1,000 steps",
         "groups_100_short": "100 groups, 100 steps",
     }
-    series = [_curve(label, at_dilemma(results[name])) for name, label in grouped.items() if name in results]
+    series = [(results[name], _curve(label, at_dilemma(results[name]))) for name, label in grouped.items() if name in results]
     if series:
-        found["groups"] = ("Fewer agents a network (Dr = 0.25)", base + series)
+        curves = [curve for _, curve in series]
+        found["groups"] = ("Fewer agents a network (Dr = 0.25)", base("shared", series[0][0]) + curves)
     if "topology" in results:
-        kinds = [_curve(kind, group) for kind, group in results["topology"].groupby("env.topology")]
-        found["topology"] = ("Graphs of degree four (Dr = 0.25)", [c._replace(label="lattice") for c in base] + kinds)
+        frame = results["topology"]
+        kinds = [_curve(kind, group) for kind, group in frame.groupby("env.topology")]
+        found["topology"] = ("Graphs of degree four (Dr = 0.25)", base("lattice", frame) + kinds)
     if "augmentation" in results:
         modes = [_curve(mode, group) for mode, group in results["augmentation"].groupby("env.observe")]
         found["augmentation"] = ("What agents are told (Dr = 0.25, side 50)", modes)
