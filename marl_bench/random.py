@@ -56,6 +56,8 @@ def windowed_words(key: jax.Array, counter: jax.Array, stream: int, rows: int, c
     exactly uniform; two entries of a row are dependent only through bits that a comparison looks at with probability
     2^-16, so the joint law of comparisons against thresholds differs from independence by less than 2^-16 a pair.
     """
+    if columns < 2:  # there is no other entry to borrow from
+        return words(key, counter, stream, rows * columns).reshape(rows, columns)
     total = rows * columns
     drawn = words(key, counter, stream, (total + 1) // 2)
     # The concatenation also keeps XLA from recomputing the cipher in every consumer.

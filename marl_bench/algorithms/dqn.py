@@ -66,7 +66,7 @@ class DQNState(TrainState):
 
 @struct.dataclass
 class DQN(Learner):
-    """Hyperparameters; the paper's symbols stand in brackets.
+    """Deep Q-learning with shared, grouped or independent networks; the paper's symbols stand in brackets.
 
     Raises:
       ValueError: for values out of range or fields without effect. TypeError: for values of the wrong type.
@@ -160,6 +160,10 @@ class DQN(Learner):
 
     def num_updates(self, steps: int) -> int:
         """Number of iterations in a run of `steps` environment steps, evaluation included."""
+        if self.evaluation_steps % self.num_envs:
+            raise ValueError(
+                f"evaluation_steps={self.evaluation_steps}: must be a multiple of num_envs={self.num_envs}"
+            )
         training = steps - self.evaluation_steps
         if training < self.update_steps:
             raise ValueError(
@@ -342,7 +346,7 @@ class DQN(Learner):
           `q_signed_gap` (Q(0) - Q(1), two actions) and `q_level` (mean action value) at the observations acted on;
           worlds played by code also return `visits` [K] counts.
         """
-        count = max(1, self.evaluation_steps // self.num_envs)
+        count = self.evaluation_steps // self.num_envs
         draw = lambda i: windowed_words(state.key, i, _EVALUATION, 1, source.num_agents * self.num_envs)[0]  # noqa: E731
         return self.experience(source).evaluate(self, source, state, draw, count)
 

@@ -57,7 +57,7 @@ class State:
 
 @struct.dataclass
 class NetworkDilemma(Environment):
-    """See the module's docstring for observation, reward and metrics.
+    """Repeated two-action dilemma on a graph; observation, reward and metrics stand in the module's docstring.
 
     Raises:
       ValueError: for values out of range, or payoffs given twice (`dilemma_strength` beside `sucker` and `temptation`).

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from marl_bench.experiments.papers.collapse_grid import Frame
-from marl_bench.report.resampling import Interval, percentile_interval
+from marl_bench.report.resampling import Interval
 from marl_bench.runtime import checkpoint
 from marl_bench.runtime.run_directory import RunDirectory
 
 _SAMPLES = 150
 _RESTARTS = 10
-_RESAMPLES = 200
+_TAU = "learner.initial_temperature"
 
 
 def sample_visits(visits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -86,13 +86,14 @@ def load_features(runs_dir: Path, results: Frame) -> list[np.ndarray]:
 
 
 def entanglement(runs_dir: Path, results: Frame) -> Frame | None:
-    """Silhouette by initial temperature with a bootstrap interval over runs.
+    """Silhouette by initial temperature with a jackknife interval over seeds.
 
     Args:
       runs_dir: folder of the run directories.
       results: the rows to analyse, with `run` and `cell`.
     Returns:
-      Columns `learner.initial_temperature`, `silhouette`, `low`, `high`, `n` (runs); None where no checkpoints are kept
+      Columns `learner.initial_temperature`, `silhouette`, `low`, `high`, `n` (seeds), `left_out`
+      (estimates without each seed); None where no checkpoints are kept
       (a copied folder of results).
     """
     if not all((runs_dir / run / "checkpoints").is_dir() for run in results["run"].unique()):
@@ -101,25 +102,34 @@ def entanglement(runs_dir: Path, results: Frame) -> Frame | None:
     pooled = np.concatenate(features)
     mean, scale = pooled.mean(0), pooled.std(0) + 1e-6
     scaled = [(points - mean) / scale for points in features]
+    temperatures, seeds = (results[name].to_numpy() for name in (_TAU, "seed"))
     rows = []
-    temperatures = results["learner.initial_temperature"].to_numpy()
     for temperature in np.unique(temperatures):
-        runs = [scaled[i] for i in np.flatnonzero(temperatures == temperature)]
-        score = two_cluster_silhouette(np.concatenate(runs), 0)
-        interval = Interval(score, float("nan"), float("nan"), len(runs))
-        if len(runs) > 1:
-            rng = np.random.default_rng(0)
-            picks = rng.integers(0, len(runs), (_RESAMPLES, len(runs)))
-            scores = np.array([_one_start_silhouette(np.concatenate([runs[i] for i in pick])) for pick in picks])
-            interval = percentile_interval(np.append(scores, score), score, 0.95, [len(runs)])
-        rows.append((temperature, score, interval.low, interval.high, len(runs)))
-    return pd.DataFrame(rows, columns=["learner.initial_temperature", "silhouette", "low", "high", "n"])
+        members = np.flatnonzero(temperatures == temperature)
+        left_out = [_score(scaled, members[seeds[members] != seed]) for seed in np.unique(seeds)]
+        interval = _jackknife(_score(scaled, members), np.array(left_out))
+        rows.append((temperature, interval.estimate, interval.low, interval.high, interval.n, left_out))
+    return pd.DataFrame(rows, columns=[_TAU, "silhouette", "low", "high", "n", "left_out"])
 
 
-def _one_start_silhouette(points: np.ndarray) -> float:
-    """Silhouette of one k-means run on every third point: the bootstrap needs the spread, not the last digit."""
-    from scipy.cluster.vq import kmeans2
+def silhouette_shift(silhouettes: Frame) -> Interval:
+    """Silhouette at the largest minus at the smallest temperature, jackknife over the seeds that both share."""
+    low, high = silhouettes.iloc[0], silhouettes.iloc[-1]
+    left_out = np.asarray(high["left_out"]) - np.asarray(low["left_out"])
+    return _jackknife(float(high["silhouette"] - low["silhouette"]), left_out)
 
-    thinned = points[::3]
-    _, labels = kmeans2(thinned, 2, minit="++", rng=0, missing="warn")
-    return silhouette(thinned, labels)
+
+def _score(scaled: list[np.ndarray], members: np.ndarray) -> float:
+    return two_cluster_silhouette(np.concatenate([scaled[i] for i in members]), 0) if len(members) else float("nan")
+
+
+def _jackknife(estimate: float, left_out: np.ndarray) -> Interval:
+    """95% t-interval from leave-one-seed-out estimates [S] (Tukey 1958); open with fewer than two seeds."""
+    from scipy import stats
+
+    n = len(left_out)
+    if n < 2 or not np.isfinite(left_out).all():
+        return Interval(estimate, float("nan"), float("nan"), n)
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    half = float(stats.t.ppf(0.975, n - 1) * error)
+    return Interval(estimate, estimate - half, estimate + half, n)

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from marl_bench.experiments.papers.collapse_boundary import GROUPED_CUTOFF, SHARED_CUTOFF, boundaries
 from marl_bench.experiments.papers.collapse_claims import (
-    SHARED_CUTOFF,
     Results,
     at_dilemma,
-    shared_boundary,
     with_intensity,
 )
 from marl_bench.experiments.papers.collapse_grid import Frame
@@ -48,13 +47,13 @@ def tables(results: Results, silhouettes: Frame | None) -> dict[str, Table]:
         found[name] = aggregate_table(frame, keys, title=f"Cooperation rate: {name.replace('_', ' ')}")
     if "heat_map" in results:
         found["action_values"] = _action_values(with_intensity(at_dilemma(results["heat_map"])))
-        found["boundary"] = _boundary_table(shared_boundary(results["heat_map"]))
+        found["boundary"] = _boundary_table(_all_boundaries(results))
     if silhouettes is not None:
         rows = tuple(
             (row[_TAU], Interval(row["silhouette"], row["low"], row["high"], int(row["n"])), int(row["n"]))
             for _, row in silhouettes.iterrows()
         )
-        columns = (Column("tau_0"), Column("silhouette", format=".3f"), Column("runs", format="d"))
+        columns = (Column("tau_0"), Column("silhouette", format=".3f"), Column("seeds", format="d"))
         found["silhouettes"] = Table("Silhouette of two clusters of hidden features (Dr 0.25)", columns, rows)
     return found
 
@@ -75,14 +74,38 @@ def _action_values(frame: Frame) -> Table:
     return Table("Action values at the observations acted on (Dr 0.25)", columns, tuple(rows))
 
 
-def _boundary_table(bounds: Frame) -> Table:
-    columns = (Column("B", format=".3f"), Column("Dr*", format=".3f"), Column("status"), Column("seeds", format="d"))
+def _all_boundaries(results: Results) -> list[tuple[str, float, Frame]]:
+    """(system, cut-off, boundaries) at both cut-offs of every system that was swept over Dr."""
+    systems = {"shared": results["heat_map"]}
+    if "groups_10" in results and results["groups_10"][_STRENGTH].nunique() > 1:
+        systems["10 groups"] = results["groups_10"]
+    cutoffs = (SHARED_CUTOFF, GROUPED_CUTOFF)
+    return [(name, cutoff, boundaries(frame, cutoff)) for name, frame in systems.items() for cutoff in cutoffs]
+
+
+def _boundary_table(found: list[tuple[str, float, Frame]]) -> Table:
+    columns = (
+        Column("system"),
+        Column("cut-off", format=".2f"),
+        Column("B", format=".3f"),
+        Column("Dr*", format=".3f"),
+        Column("status"),
+        Column("seeds", format="d"),
+    )
     rows = tuple(
-        (row["B"], Interval(row["boundary"], row["low"], row["high"], int(row["n"])), row["status"], int(row["n"]))
+        (
+            name,
+            cutoff,
+            row["B"],
+            Interval(row["boundary"], row["low"], row["high"], int(row["n"])),
+            row["status"],
+            int(row["n"]),
+        )
+        for name, cutoff, bounds in found
         for _, row in bounds.iterrows()
     )
-    note = f"Cut-off {SHARED_CUTOFF}; a censored boundary lies beyond the grid."
-    return Table("Collapse boundary of the shared system", columns, rows, notes=(note,))
+    note = "A censored boundary lies beyond the grid. The paper draws the shared system at 0.55 and ten groups at 0.15."
+    return Table("Collapse boundaries", columns, rows, notes=(note,))
 
 
 def figures(results: Results, metrics: Results, silhouettes: Frame | None, folder: Path) -> list[Path]:
@@ -91,7 +114,7 @@ def figures(results: Results, metrics: Results, silhouettes: Frame | None, folde
     if "heat_map" in results:
         frame = with_intensity(results["heat_map"])
         drawn["heat_map"] = _heat_map(frame)
-        drawn["boundary"] = _boundary(frame)
+        drawn["boundary"] = _boundary(results)
         row = at_dilemma(frame)
         drawn["action_values"] = curves_with_bands(
             [_curve("|Q(C) - Q(D)|", row, "q_gap"), _curve("Q(C) - Q(D)", row, "q_signed_gap")],
@@ -117,7 +140,7 @@ def figures(results: Results, metrics: Results, silhouettes: Frame | None, folde
             [curve],
             title="Separation of hidden features at Dr = 0.25",
             x_title=_B,
-            y_title="Silhouette (95% bootstrap over runs)",
+            y_title="Silhouette (95% jackknife over seeds)",
         )
     return [save_figure(figure, folder, name)[1] for name, figure in drawn.items()]
 
@@ -140,18 +163,14 @@ def _heat_map(frame: Frame) -> Figure:
     )
 
 
-def _boundary(frame: Frame) -> Figure:
-    bounds = shared_boundary(frame)
-    curve = BoundaryCurve(
-        f"shared, cut-off {SHARED_CUTOFF}",
-        bounds["B"],
-        bounds["boundary"],
-        list(bounds["status"]),
-        bounds["low"],
-        bounds["high"],
-    )
-    strengths = frame[_STRENGTH]
-    return boundary_plot([curve], title="Collapse boundary", x_title=_B, y_limits=(strengths.min(), strengths.max()))
+def _boundary(results: Results) -> Figure:
+    curves = [
+        BoundaryCurve(f"{name}, cut-off {cutoff}", f["B"], f["boundary"], list(f["status"]), f["low"], f["high"])
+        for name, cutoff, f in _all_boundaries(results)
+    ]
+    strengths = results["heat_map"][_STRENGTH].to_numpy()
+    limits = (float(strengths.min()), float(strengths.max()))
+    return boundary_plot(curves, title="Collapse boundary", x_title=_B, y_limits=limits)
 
 
 def _curve(label: str, frame: Frame, value: str = _OUTCOME) -> Curve:
@@ -181,7 +200,9 @@ def _comparisons(results: Results, shared: Frame | None) -> dict[str, tuple[str,
         "groups_100_long": "100 groups, 1,000 steps",
         "groups_100_short": "100 groups, 100 steps",
     }
-    series = [(results[name], _curve(label, at_dilemma(results[name]))) for name, label in grouped.items() if name in results]
+    series = [
+        (results[name], _curve(label, at_dilemma(results[name]))) for name, label in grouped.items() if name in results
+    ]
     if series:
         curves = [curve for _, curve in series]
         found["groups"] = ("Fewer agents a network (Dr = 0.25)", base("shared", series[0][0]) + curves)
