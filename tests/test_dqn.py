@@ -362,12 +362,16 @@ EPSILON = {"exploration": "epsilon", "initial_epsilon": 0.5, "final_epsilon": 0.
 
 
 def _outcome(learner: DQN) -> str:
+    """Everything that six updates and an evaluation leave behind, as text."""
     env = NetworkDilemma(side=4)
-    state = learner.init(jax.random.key(0), env)
-    for _ in range(2):
-        state, _ = jax.jit(learner.update)(state, env)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves((state.params, state.target, learner.evaluate(state, env)))]
-    return "|".join(str(leaf.tolist()) for leaf in leaves)
+
+    @jax.jit
+    def run(learner: DQN):
+        state = learner.init(jax.random.key(0), env)
+        state, _ = jax.lax.scan(lambda carry, _: learner.update(carry, env), state, None, length=6)
+        return state.params, state.target, learner.evaluate(state, env)
+
+    return "|".join(str(np.asarray(leaf).tolist()) for leaf in jax.tree.leaves(run(learner)))
 
 
 @pytest.fixture(scope="module")
@@ -375,7 +379,14 @@ def base_outcome() -> str:
     return _outcome(DQN(**BASE))
 
 
-BASE = {"batch_size": 8, "buffer_steps": 8, "n_step": 3, "anneal_steps": 50, "evaluation_steps": 4}
+BASE = {
+    "batch_size": 8,
+    "buffer_steps": 8,
+    "n_step": 3,
+    "anneal_steps": 50,
+    "evaluation_steps": 4,
+    "learning_rate": 0.05,
+}
 
 
 def test_every_field_is_covered() -> None:

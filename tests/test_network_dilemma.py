@@ -119,7 +119,7 @@ def test_conforms(topology: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"side": 2}, "side=2: must be >= 3"),
+        ({"side": 2}, "side=2: must be between 3 and 4096"),
         ({"side": 2.5}, "must be an integer"),
         ({"dilemma_strength": -0.1}, "dilemma_strength=-0.1: must be >= 0"),
         ({"dilemma_strength": float("nan")}, "dilemma_strength=nan"),
