@@ -19,7 +19,20 @@ from marl_bench.experiments.papers.collapse_grid import STUDIED, exploration_int
 def test_published_exploration_intensities() -> None:
     """Spec section 4."""
     tau = [0.100, 0.127, 0.193, 0.260, 0.327, 0.393, 0.460, 0.527, 0.593, 0.660, 0.727, 0.793]
-    b = [0.1, 0.12025, 0.16975, 0.219999, 0.270249, 0.319748, 0.369998, 0.420248, 0.469747, 0.519997, 0.570247, 0.619746]
+    b = [
+        0.1,
+        0.12025,
+        0.16975,
+        0.219999,
+        0.270249,
+        0.319748,
+        0.369998,
+        0.420248,
+        0.469747,
+        0.519997,
+        0.570247,
+        0.619746,
+    ]
     np.testing.assert_allclose(exploration_intensity(np.array(tau)), b, atol=1e-6)
 
 
@@ -125,7 +138,12 @@ def tiny_study(tmp_path_factory, request):
     request.addfinalizer(patch.undo)
     (smoke,) = runs("smoke")
     environment = {**smoke.config.environment_fields, "side": [4], "dilemma_strength": [0.1, 0.25]}
-    learner = {"initial_temperature": [0.127, 0.793], "evaluation_steps": [200], "anneal_steps": [400], "batch_size": [16]}
+    learner = {
+        "initial_temperature": [0.127, 0.793],
+        "evaluation_steps": [200],
+        "anneal_steps": [400],
+        "batch_size": [16],
+    }
     config = dataclasses.replace(
         smoke.config, environment_fields=environment, learner_fields=learner, seeds=[1, 2, 3], steps=600
     )
@@ -147,7 +165,9 @@ def test_reproduce_writes_everything(tiny_study, capsys) -> None:
     assert len(table) == 4
     before = (tiny_study / "runs" / "heat_map" / "summary.json").read_bytes()
     exploration_collapse.reproduce("smoke", tiny_study, wandb="disabled")
-    assert (tiny_study / "runs" / "heat_map" / "summary.json").read_bytes() == before, "a finished study is not trained again"
+    assert (tiny_study / "runs" / "heat_map" / "summary.json").read_bytes() == before, (
+        "a finished study is not trained again"
+    )
     assert "X1 B" in capsys.readouterr().out
 
 
