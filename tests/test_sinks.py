@@ -162,9 +162,10 @@ def test_hanging_client_never_holds_the_training(tmp_path, monkeypatch, caplog):
 
 def test_disabled_imports_nothing(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    before = threading.active_count()
+    before = set(threading.enumerate())
     play(sink(tmp_path, mode="disabled"))
-    assert threading.active_count() == before and not warnings(caplog)
+    # Threads of earlier tests may end meanwhile; none may begin.
+    assert set(threading.enumerate()) <= before and not warnings(caplog)
 
 
 def test_mode_is_checked_before_the_start(tmp_path):
