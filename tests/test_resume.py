@@ -267,7 +267,16 @@ def test_lost_metrics_part_is_computed_again(short, copy, caplog, damage):
     assert list(RunDirectory(copy).parts()) == list(range(6))
     damage(RunDirectory(copy).part_path(2))
     resume(SHORT, copy)
-    assert "part-00002.parquet: missing or damaged; its pack is trained again from the start" in caplog.text
+    assert "part-00002.parquet: missing or damaged; going on from a checkpoint before it" in caplog.text
+    assert not same(outcome(copy), short)
+
+
+def test_a_damaged_last_part_costs_one_checkpoint_only(short, copy, caplog):
+    """The checkpoint before the last refers only to intact parts: training goes on from there, not from zero."""
+    flip(RunDirectory(copy).part_path(5))
+    resume(SHORT, copy)
+    assert "part-00005.parquet: missing or damaged" in caplog.text
+    assert 0 < RunDirectory(copy).read_summary()["trained_cell_steps"] < 3 * 180
     assert not same(outcome(copy), short)
 
 
@@ -287,7 +296,7 @@ def test_checkpoint_of_other_cells_is_not_used(short, copy, caplog):
     state, metadata, step = found
     checkpoint.save(directory, step, state, {**metadata, "cells": [2, 1, 0]})
     resume(SHORT, copy)
-    assert "belongs to other cells; the pack is trained from the start" in caplog.text
+    assert "a checkpoint of other cells; ignored" in caplog.text
     assert not same(outcome(copy), short)
 
 

@@ -104,7 +104,7 @@ class _Parts:
         named = [(self.folder.part_path(self.first + offset), digest) for offset, digest in enumerate(digests)]
         bad = [path for path, digest in named if not _intact(path, digest)]
         for path in bad:
-            _log.warning("%s: missing or damaged; its pack is trained again from the start", path)
+            _log.warning("%s: missing or damaged; going on from a checkpoint before it", path)
         return not bad
 
     def go_on_after(self, digests: Sequence[str]) -> None:
@@ -275,15 +275,19 @@ def _stored_results(stored: Path, pack: Pack, parts: _Parts) -> pd.DataFrame | N
 
 
 def _restore(runner: PackRunner, directory: Path, parts: _Parts) -> tuple[Any, int]:
-    """The newest intact checkpoint of a pack, or its start; drops metrics that were written after it."""
-    found = checkpoint.restore(directory, runner.template())
+    """The newest intact checkpoint whose metrics are intact too, or the start; drops metrics written after it."""
+
+    def usable(metadata: dict[str, Any]) -> bool:
+        if metadata.get("cells") != list(runner.pack.indices):
+            _log.warning("%s: a checkpoint of other cells; ignored", directory)
+            return False
+        return parts.intact(metadata["parts"])
+
+    found = checkpoint.restore(directory, runner.template(), usable)
     if found is not None:
         restored, metadata, done = found
-        if metadata.get("cells") != list(runner.pack.indices):
-            _log.warning("%s: belongs to other cells; the pack is trained from the start", directory)
-        elif parts.intact(metadata["parts"]):
-            parts.go_on_after(metadata["parts"])
-            return runner.place(restored), done
+        parts.go_on_after(metadata["parts"])
+        return runner.place(restored), done
     parts.go_on_after([])
     return runner.start(), 0
 

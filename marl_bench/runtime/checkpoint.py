@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,9 @@ def _named_leaves(tree: Any) -> Iterator[tuple[str, Any]]:
 # --- reading -------------------------------------------------------------------------------------------
 
 
-def restore(directory: Path | str, template: Any) -> tuple[Any, dict[str, Any], int] | None:
+def restore(
+    directory: Path | str, template: Any, usable: Callable[[dict[str, Any]], bool] | None = None
+) -> tuple[Any, dict[str, Any], int] | None:
     """Load the newest intact checkpoint into the structure of `template`.
 
     Args:
@@ -186,13 +188,14 @@ def restore(directory: Path | str, template: Any) -> tuple[Any, dict[str, Any], 
       template: pytree of arrays or `jax.ShapeDtypeStruct` with the shapes and dtypes to expect. Leaves that
         are NumPy arrays or Python numbers come back as such; the others as `jax.Array`, placed like a
         committed template leaf. Weak types are not restored.
+      usable: judges a checkpoint by its metadata; one that is refused is passed over for the one before it.
     Returns:
       tree, metadata, step; or None when there is no intact checkpoint (each damaged one is named in a warning).
     Raises:
       RunError: for a leaf that is missing, unknown, or of another shape or dtype (naming both), or for a
         checkpoint of another format.
     """
-    found = _newest_intact(Path(directory))
+    found = _newest_intact(Path(directory), usable)
     if found is None:
         return None
     path, arrays, body = found
@@ -221,7 +224,9 @@ def restore_raw(directory: Path | str) -> tuple[dict[str, np.ndarray], dict[str,
     return arrays, body["metadata"], body["step"]
 
 
-def _newest_intact(directory: Path) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]] | None:
+def _newest_intact(
+    directory: Path, usable: Callable[[dict[str, Any]], bool] | None = None
+) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]] | None:
     for leftover in directory.glob(f"{files.TEMPORARY_PREFIX}*") if directory.is_dir() else ():
         _log.warning("%s: a checkpoint whose writing was interrupted; ignored", leftover)
     damaged = []
@@ -231,6 +236,8 @@ def _newest_intact(directory: Path) -> tuple[Path, dict[str, np.ndarray], dict[s
         except _Damaged as error:
             _log.warning("%s; falling back to the checkpoint before it", error)
             damaged.append(path)
+            continue
+        if usable is not None and not usable(body["metadata"]):
             continue
         if damaged:
             _log.warning("%s: used instead of the damaged %s", path, ", ".join(p.name for p in damaged))
