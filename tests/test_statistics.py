@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marl_bench.report import statistics as s
-from marl_bench.report.boundary import collapse_boundary, collapse_boundary_interval
+from marl_bench.report.boundary import collapse_boundary
 
 FAST = settings(max_examples=25, deadline=None)
 numbers = st.floats(-100.0, 100.0, allow_nan=False).map(lambda value: round(value, 3))
@@ -352,16 +352,6 @@ def test_collapse_boundary_lies_in_the_grid_and_on_the_cut_off(means, cutoff):
         assert np.interp(value, grid, means) == pytest.approx(cutoff, abs=1e-6)
     else:
         assert value == (grid[-1] if status == "right-censored" else grid[0])
-
-
-def test_collapse_boundary_interval():
-    generator = np.random.default_rng(0)
-    grid = np.linspace(0.1, 0.4, 7)
-    samples = [(generator.random(12) < 1.2 - 3.0 * dr).astype(float) for dr in grid]
-    boundary, interval = collapse_boundary_interval(grid, samples, 0.5, resamples=300)
-    assert boundary == collapse_boundary(grid, [sample.mean() for sample in samples], 0.5)
-    assert grid[0] <= interval.low < interval.estimate < interval.high <= grid[-1]
-    assert interval.estimate == boundary.value and interval.n == 12
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ The level only draws the line: boundaries at different cut-offs are not comparab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,11 +18,6 @@ from numpy.typing import ArrayLike
 
 from marl_bench.report.resampling import (
     Floats,
-    Interval,
-    as_sample,
-    bootstrap_distribution,
-    check_settings,
-    percentile_interval,
 )
 
 Status = Literal["interior", "right-censored", "left-censored"]
@@ -87,40 +81,3 @@ def collapse_boundary(dr_values: ArrayLike, means: ArrayLike, cutoff: float) -> 
     if interior[0]:
         return Boundary(float(value[0]), "interior")
     return Boundary(float(value[0]), "right-censored" if levels[order][0] >= cutoff else "left-censored")
-
-
-def collapse_boundary_interval(
-    dr_values: ArrayLike,
-    samples: Sequence[ArrayLike],
-    cutoff: float,
-    *,
-    resamples: int = 2000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> tuple[Boundary, Interval]:
-    """The boundary with a bootstrap interval; seeds are resampled within each Dr.
-
-    Censored resamples count at the end of the grid, so an interval that touches an end is open there.
-
-    Args:
-      dr_values: [D] dilemma strengths, each once.
-      samples: D samples [S] of cooperation, one value a seed.
-      cutoff: level of cooperation that defines the boundary.
-      resamples: number of bootstrap samples.
-      confidence: coverage in (0, 1).
-      seed: of the generator.
-    Raises:
-      ValueError: as for `collapse_boundary`, for an empty sample, or for a setting out of range.
-    """
-    check_settings(resamples, confidence)
-    grid, order = _grid(dr_values, len(samples))
-    sorted_samples = [as_sample(samples[index], f"samples[{index}]") for index in order]
-    boundary = collapse_boundary(grid, [sample.mean() for sample in sorted_samples], cutoff)
-    distribution = bootstrap_distribution(
-        sorted_samples,
-        lambda drawn: _first_crossing(grid, np.stack([d.mean(axis=-1) for d in drawn], axis=-1), cutoff)[0],
-        resamples,
-        seed,
-    )
-    sizes = [sample.size for sample in sorted_samples]
-    return boundary, percentile_interval(distribution, boundary.value, confidence, sizes)
