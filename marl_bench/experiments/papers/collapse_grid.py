@@ -74,7 +74,7 @@ def _grid(start: float, stop: float, step: float) -> list[float]:
 def runs(scale: str) -> list[Run]:
     """The sweeps of one scale, cheapest first.
 
-    `smoke`: 45 cells, minutes on two CPU cores. `reduced`: coarse grid, ten groups, no 100 groups; about an hour there.
+    `smoke`: 45 cells, minutes on two CPU cores. `reduced`: coarse grid, 100 groups at two temperatures; an hour or two there.
     `paper`: the full matrix; for an accelerator.
 
     Raises:
@@ -96,6 +96,8 @@ def runs(scale: str) -> list[Run]:
             _run("topology", "E7", five, STUDIED, env_topology=["rewired", "random", "modular"]),
             _run("augmentation", "E4", five, (0.127, 0.393, 0.660), **_AUGMENTED),
             _run("groups_10", "E2, E3", five, STUDIED, **_TEN_GROUPS),
+            _run("groups_100_long", "E3", five, (0.393, 0.793), **_HUNDRED_GROUPS, learner_buffer_steps=[1000]),
+            _run("groups_100_short", "E3", five, (0.393, 0.793), **_HUNDRED_GROUPS, learner_buffer_steps=[100]),
         ]
     if scale == "paper":
         thirty, fifteen, five = range(195, 225), range(195, 210), range(195, 200)
