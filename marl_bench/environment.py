@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,9 @@ import numpy as np
 from flax import struct
 
 from marl_bench import specs
+
+ScriptedPolicy = Callable[[Any, "Observation", jax.Array], jax.Array]
+"""`policy(state, observation, key) -> actions` [N] or [N, D]: pure, and free to read the whole state."""
 
 
 class StepType:
@@ -144,6 +148,13 @@ class Environment:
     def render(self, state: Any) -> np.ndarray:
         """uint8 [H, W, 3] picture of `state`, made on the host without a display."""
         raise NotImplementedError(f"{type(self).__name__} offers no picture")
+
+    def scripted_policies(self) -> dict[str, ScriptedPolicy]:
+        """Hand-written policies by name; the first one plays the world well. Used by tests, datasets and baselines.
+
+        A social dilemma names two of them "cooperate" and "defect".
+        """
+        return {}
 
     def prepare(self, seed: int) -> Environment:
         """Draw on the host what belongs to a run rather than to an episode (a random graph, say).

@@ -4,6 +4,8 @@ Three ways in for a third party, none of which edits this package:
   - `@register("name")` on a class, in a module that is imported;
   - an entry point in the group `marl_bench.environments` or `marl_bench.learners`;
   - the address `my_package.my_module:MyClass`.
+
+Names that also set fields (presets, name grammars, other suites' names) are listed in `marl_bench.presets`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any, TypeVar
 
+from marl_bench import presets
 from marl_bench.naming import nearest
 
 _Class = TypeVar("_Class", bound=type)
@@ -76,22 +79,55 @@ def _load_address(address: str, kind: str) -> type:
 
 
 def resolve(name: str, kind: str) -> type:
-    """Return the class behind `name`: a registered name, an entry point or an address `module:Class`.
+    """The class that `lookup` finds."""
+    return lookup(name, kind)[0]
 
+
+def lookup(name: str, kind: str) -> tuple[type, dict[str, Any]]:
+    """Find what a name stands for.
+
+    Args:
+      name: a registered name, an entry point, an address `module:Class`, or (environments only) a name of
+        `marl_bench.presets`.
+      kind: "environment" or "learner".
+    Returns:
+      The class, and the fields that the name itself sets (empty but for presets).
     Raises:
-      LookupError: for an unknown name, with the nearest known one.
+      LookupError: for an unknown name, with the nearest known one; for a name whose grammar cannot be read, with the
+        part at fault.
     """
-    if ":" in name:
-        return _load_address(name, kind)
+    scheme, colon, rest = name.partition(":")
+    if kind == "environment" and colon and scheme in presets.SCHEMES:
+        return _load_address(presets.SCHEMES[scheme], kind), {"id": rest}
+    if colon:
+        return _load_address(name, kind), {}
     table = _table(kind)
+    if kind == "environment" and name not in table:
+        found = _named(name)
+        if found is not None:
+            return resolve(found[0], kind), dict(found[1])
     if name not in table:
-        raise LookupError(f"unknown {kind} {name!r}{nearest(name, table)} (known: {', '.join(sorted(table))})")
+        hint = nearest(name, {**table, **(presets.PRESETS if kind == "environment" else {})})
+        raise LookupError(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(table))})")
     entry = table[name]
     if isinstance(entry, str):
-        return _load_address(entry, kind)
-    if isinstance(entry, metadata.EntryPoint):
-        return entry.load()
-    return entry
+        return _load_address(entry, kind), {}
+    return (entry.load() if isinstance(entry, metadata.EntryPoint) else entry), {}
+
+
+def _named(name: str) -> tuple[str, dict[str, Any]] | None:
+    """Registered environment and fields of a preset or of a name with a grammar; None for any other name."""
+    if name in presets.PRESETS:
+        return presets.PRESETS[name]
+    for prefix, address in presets.GRAMMARS.items():
+        if name.startswith(prefix):
+            module_name, _, function = address.partition(":")
+            parse: Callable[[str], tuple[str, dict[str, Any]]] = getattr(importlib.import_module(module_name), function)
+            try:
+                return parse(name)
+            except ValueError as error:
+                raise LookupError(f"environment {name!r}: {error}") from error
+    return None
 
 
 def build(cls: type, name: str, kwargs: dict[str, Any]) -> Any:
@@ -113,12 +149,13 @@ def make(name: str, **fields: Any) -> Any:
     """Make an environment by name, e.g. `make("network_dilemma", side=30, dilemma_strength=0.25)`.
 
     Args:
-      name: a name of `environments()`, or the address `my_package.my_module:MyEnvironment`.
+      name: a name of `environments()`, of `marl_bench.presets`, or the address `my_package.my_module:MyEnvironment`.
       **fields: fields of the environment's dataclass.
     Raises:
       LookupError: unknown name. TypeError: unknown field or wrong type. ValueError: value out of range.
     """
-    return build(resolve(name, "environment"), name, fields)
+    cls, preset = lookup(name, "environment")
+    return build(cls, name, {**preset, **fields})
 
 
 def make_learner(name: str, **fields: Any) -> Any:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_bench.environment import Environment, StepType, TimeStep, as_metrics, check_integer
+from marl_bench.environment import Environment, ScriptedPolicy, StepType, TimeStep, as_metrics, check_integer
 
 _PROPERTIES = (
     "num_agents",
@@ -107,9 +107,18 @@ class Wrapper(Environment):
         """uint8 [H, W, 3] picture of the wrapped environment."""
         return self.environment.render(self.inner_state(state))
 
+    def scripted_policies(self) -> dict[str, ScriptedPolicy]:
+        """The wrapped environment's policies, which see its state and this wrapper's observation."""
+        inner = self.environment.scripted_policies()
+        return {name: _on_inner_state(self, policy) for name, policy in inner.items()}
+
     def observation_code(self, state: Any) -> jax.Array:
         """[N] uint8 codes of the agents' current views."""
         return self.environment.observation_code(self.inner_state(state))
+
+
+def _on_inner_state(wrapper: Wrapper, policy: ScriptedPolicy) -> ScriptedPolicy:
+    return lambda state, observation, key: policy(wrapper.inner_state(state), observation, key)
 
 
 def _forwarded_property(name: str) -> property:

@@ -195,9 +195,14 @@ def _name(role: str, value: Any) -> str:
 
 
 def _class_of(role: str, name: str) -> type:
+    return _lookup(role, name)[0]
+
+
+def _lookup(role: str, name: str) -> tuple[type, dict[str, Any]]:
+    """The class that a name stands for, and the fields that the name itself sets."""
     kind, methods = _ROLES[role]
     try:
-        cls = registry.resolve(name, kind)
+        cls, preset = registry.lookup(name, kind)
     except LookupError as error:
         raise UsageError(str(error)) from error
     except Exception as error:
@@ -205,7 +210,7 @@ def _class_of(role: str, name: str) -> type:
         raise UsageError(f"{kind} {name!r}: importing it failed ({type(error).__name__}: {error})") from error
     if not isinstance(cls, type) or not all(callable(getattr(cls, method, None)) for method in methods):
         raise UsageError(f"{role}={name}: is not a class with the methods {', '.join(methods)}, so no {kind}")
-    return cls
+    return cls, preset
 
 
 def _field_type(role: str, name: str, field: str) -> Any:
@@ -239,7 +244,7 @@ def _unquoted(path: str, item: Any, annotation: Any) -> Any:
 
 def _resolved(role: str, name: str, given: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     """Values of every field that a text file can hold, in the order of the dataclass."""
-    cls = _class_of(role, name)
+    cls, preset = _lookup(role, name)
     for field in given:
         _field_type(role, name, field)
     resolved: dict[str, list[Any]] = {}
@@ -248,7 +253,7 @@ def _resolved(role: str, name: str, given: Mapping[str, Sequence[Any]]) -> dict[
         if field in given:
             resolved[field] = _values(path, list(given[field]), annotation)
             continue
-        default = default_of(cls, field)
+        default = preset.get(field, default_of(cls, field))
         if overrides.is_plain(default):
             # A default that its own annotation forbids could not be read back from config.yaml.
             with contextlib.suppress(UsageError):
@@ -300,14 +305,14 @@ def build_environment(name: str, tokens: Sequence[str]) -> Any:
       UsageError: for an unknown name or field, a value of the wrong type or out of range, or a list of values.
     """
     paths = [token if token.startswith("env.") else f"env.{token}" for token in tokens]
-    fields: dict[str, Any] = {}
+    cls, fields = _lookup("env", name)
     for path, text in overrides.parse_tokens(paths).items():
         field = path.partition(".")[2]
         values = _values(path, text, _field_type("env", name, field))
         if len(values) != 1:
             raise UsageError(f"{path}={text}: one value is needed here, not {len(values)}")
         fields[field] = values[0]
-    environment = _usage(registry.build, _class_of("env", name), name, fields)
+    environment = _usage(registry.build, cls, name, fields)
     return _usage(environment.prepare, 0)
 
 
