@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
-from marl_bench import registry
+from marl_bench import presets, registry
 from marl_bench.experiments import overrides
 from marl_bench.experiments.cells import default_of
 
@@ -76,6 +76,16 @@ def print_classes(kind: str, stream: TextIO) -> None:
             stream.write(f"{name}: cannot be imported ({type(error).__name__}: {error})\n\n")
             continue
         _print_table(f"{name}: {summary_of(cls)}".rstrip(": "), prefix, describe_fields(cls), stream)
+        if kind == "environment":
+            _print_presets(name, stream)
+
+
+def _print_presets(name: str, stream: TextIO) -> None:
+    """One line a preset of environment `name`, with the fields that it sets."""
+    for preset, (base, fields) in presets.PRESETS.items():
+        if base == name:
+            stream.write(f"  preset {preset}: {', '.join(f'{key}={value}' for key, value in fields.items())}\n")
+    stream.write("\n" if any(base == name for base, _ in presets.PRESETS.values()) else "")
 
 
 def _print_table(title: str, prefix: str, rows: Sequence[FieldRow], stream: TextIO) -> None:
