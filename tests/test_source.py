@@ -164,7 +164,19 @@ FORBIDDEN = {
 }
 """What the modules of a folder may not import."""
 
-CORE = ("environment", "specs", "learner", "wrappers", "naming", "random", "errors", "registry")
+CORE = (
+    "environment",
+    "specs",
+    "learner",
+    "wrappers",
+    "naming",
+    "random",
+    "errors",
+    "registry",
+    "presets",
+    "scripted",
+    "vector",
+)
 """The contracts: they import nothing but each other."""
 
 
