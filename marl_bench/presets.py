@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from typing import Any
 
-PRESETS: dict[str, tuple[str, dict[str, Any]]] = {}
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "coin_game_lola": ("coin_game", {"coins": 1, "horizon": 150}),
+    "coin_game_5x5": ("coin_game", {"size": 5}),
+}
 """Name -> (registered environment, fields it sets)."""
 
 GRAMMARS: dict[str, str] = {}

@@ -24,6 +24,7 @@ _Class = TypeVar("_Class", bound=type)
 _GROUPS = {"environment": "marl_bench.environments", "learner": "marl_bench.learners"}
 _BUILT_IN = {
     "environment": {
+        "coin_game": "marl_bench.envs.coin_game.coin_game:CoinGame",
         "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
         "network_dilemma": "marl_bench.envs.network_dilemma:NetworkDilemma",
         "public_goods": "marl_bench.envs.public_goods:PublicGoods",

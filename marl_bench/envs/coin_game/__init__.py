@@ -1,0 +1,1 @@
+"""The coin game on a torus: rules, environment, scripted policies and viewer."""
