@@ -116,25 +116,49 @@ def reproduce(
 
 
 @app.command
-def bench(name: str, *, packs: str = "1,10,60", out: Path | None = None) -> int:
-    """Measure the speed of a learner for several pack sizes.
+def bench(
+    name: str,
+    *,
+    packs: str = "1,10,60",
+    against: str = "jumanji,jaxmarl",
+    only: str | None = None,
+    batch: str | None = None,
+    out: Path | None = None,
+) -> int:
+    """Measure speed: of a learner by pack size (dqn), or of the environments against other packages (envs).
 
     Parameters
     ----------
     name
-        What to measure, for example dqn.
+        What to measure: dqn or envs.
     packs
-        Numbers of cells trained at once, separated by commas.
+        For learners: numbers of cells trained at once, separated by commas.
+    against
+        For envs: other packages, separated by commas (jumanji, jaxmarl, socialjax).
+    only
+        For envs: names of contests, separated by commas; all, if left out.
+    batch
+        For envs: numbers of environments stepped at once; 64,1024,8192 (more on an accelerator), if left out.
     out
         File for the figures; the terminal only, if left out.
     """
-    sizes = [int(text) if text.strip().isdecimal() else 0 for text in packs.split(",")]
-    if min(sizes) < 1:
-        raise UsageError(f"--packs {packs}: must be positive integers separated by commas")
+    sizes = _positive_integers("--packs", packs)
+    batches = None if batch is None else _positive_integers("--batch", batch)
     _prepare_jax()
+    if name == "envs":
+        from marl_bench.experiments import bench_envs
+
+        return bench_envs.main(against, only, batches, out)
     from marl_bench.experiments import bench as benchmarks
 
     return benchmarks.main(name, sizes, out)
+
+
+def _positive_integers(option: str, text: str) -> list[int]:
+    sizes = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
+    if min(sizes) < 1:
+        raise UsageError(f"{option} {text}: must be positive integers separated by commas")
+    return sizes
 
 
 @app.command
