@@ -1,0 +1,175 @@
+"""`marl-bench schelling`: Schelling diagrams of worlds, from their scripted cooperators and defectors.
+
+A run plays every composition of the two policies, and writes `NAME.json` (all returns' intervals, verdict, command,
+hardware, versions), `NAME.svg` and `NAME.png` into a folder, whose `README.md` is rebuilt from all JSON files there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from marl_bench.errors import UsageError
+from marl_bench.naming import nearest, safe_name
+
+DEFAULT_EPISODES = 64
+"""Episodes of each composition."""
+
+
+def main(
+    world: str,
+    out: str | Path,
+    *,
+    fields: Sequence[str] = (),
+    cooperate: str = "cooperate",
+    defect: str = "defect",
+    episodes: int = DEFAULT_EPISODES,
+    steps: int | None = None,
+    seed: int = 0,
+) -> int:
+    """Diagnose one world, print the verdict, and write its files.
+
+    Args:
+      world: name of an environment or preset.
+      out: folder; made if missing.
+      fields: FIELD=VALUE settings of the environment.
+      cooperate: name of the scripted policy that cooperates.
+      defect: name of the scripted policy that defects.
+      episodes: episodes of each composition, at least 2.
+      steps: longest episode; None for the world's horizon.
+      seed: of the episodes.
+    Returns:
+      0.
+    Raises:
+      UsageError: for an unknown world, field or policy, too few episodes, or a world without a horizon and no `steps`.
+    """
+    import jax
+
+    from marl_bench.envs.social.schelling import play_compositions
+    from marl_bench.experiments.cells import build_environment
+    from marl_bench.report.canvas import save_figure
+    from marl_bench.report.schelling import diagnose, schelling_diagram
+
+    if episodes < 2:
+        raise UsageError(f"--episodes {episodes}: an interval needs at least 2")
+    env = build_environment(world, fields)
+    policy, other = (_policy(env, world, name) for name in (cooperate, defect))
+    cpu, wall = time.process_time(), time.perf_counter()
+    try:
+        played = play_compositions(env, policy, other, jax.random.key(seed), episodes=episodes, steps=steps)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    seconds = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+    diagnosis = diagnose(played.cooperators, played.defectors, played.group)
+    settings = {
+        "--episodes": episodes if episodes != DEFAULT_EPISODES else None,
+        "--steps": steps,
+        "--seed": seed or None,
+        "--cooperate": cooperate if cooperate != "cooperate" else None,
+        "--defect": defect if defect != "defect" else None,
+    }
+    options = "".join(f" {name} {value}" for name, value in settings.items() if value is not None)
+    record = {
+        "world": world,
+        "command": " ".join([f"marl-bench schelling env={world}", *fields, "--out DIR"]) + options,
+        "policies": [cooperate, defect],
+        "agents": env.num_agents,
+        "episodes_per_composition": episodes,
+        "mean_steps": float(played.lengths.mean()),
+        **seconds,
+        **_machine(),
+        **_as_plain(diagnosis),
+    }
+    name = safe_name("-".join([world, *(field.replace("=", "_") for field in fields)]), "name of the files")
+    folder = Path(out).expanduser()
+    save_figure(schelling_diagram(diagnosis, world), folder, name)
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_overview(folder)
+    print(f"{world}: {diagnosis.verdict} ({diagnosis.kind})")
+    for label in ("gain", "benefit", "fear", "greed"):
+        print(f"  {label:8}{_shown(record[label])}")
+    return 0
+
+
+def _policy(env: Any, world: str, name: str) -> Any:
+    from marl_bench.scripted import random_policy
+
+    known = {**env.scripted_policies(), "random": random_policy(env)}
+    if name not in known:
+        raise UsageError(f"{world} has no policy {name!r}{nearest(name, known)} (known: {', '.join(known)})")
+    return known[name]
+
+
+def _machine() -> dict[str, Any]:
+    import jax
+
+    from marl_bench.runtime.checkpoint import versions
+
+    return {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "platform": jax.devices()[0].platform,
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": versions(),
+    }
+
+
+def _as_plain(diagnosis: Any) -> dict[str, Any]:
+    """Fields of a `Diagnosis` as JSON; an interval is [estimate, low, high]."""
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "estimate"):
+            return [round(float(part), 6) for part in value[:3]]
+        return [plain(part) for part in value] if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in diagnosis._asdict().items()}
+
+
+def _shown(interval: Sequence[float]) -> str:
+    estimate, low, high = interval
+    return f"{estimate:.3g} ({low:.3g} to {high:.3g})"
+
+
+def write_overview(folder: Path) -> None:
+    """Write `README.md` of a folder of Schelling diagrams from its JSON files."""
+    records = [(path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+    lines = [
+        "# Schelling diagrams",
+        "",
+        "Is a world a social dilemma for its scripted cooperators and defectors? Written by `marl-bench schelling`. Returns are per",
+        "episode; brackets hold 95 % bootstrap intervals over episodes. gain: all cooperate less all defect. fear: what a cooperator",
+        "among defectors loses by not defecting. greed: what defecting adds among cooperators. best m: cooperators with the",
+        "largest return of the group. The verdict is about these two policies: others may pose a dilemma, or none.",
+        "",
+        "| world | agents | verdict | kind | gain | fear | greed | best m | episodes x steps | CPU s |",
+        "| --- | ---: | --- | --- | --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for stem, record in records:
+        cells = [
+            f"[{stem}]({stem}.png)",
+            str(record["agents"]),
+            f"**{record['verdict']}**",
+            record["kind"],
+            *(_shown(record[name]) for name in ("gain", "fear", "greed")),
+            str(record["tipping"]),
+            f"{record['episodes_per_composition']} x {record['mean_steps']:.0f}",
+            f"{record['cpu_seconds']:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for stem, record in records:
+        made = f"{record['date']}, {record['platform']}, {record['processor']} with {record['cores']} cores"
+        lines += [
+            f"## {stem}",
+            "",
+            f"![Schelling diagram of {stem}]({stem}.png)",
+            "",
+            f"`{record['command']}` ({made}, jax {record['versions']['jax']})",
+            "",
+        ]
+    (folder / "README.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
