@@ -184,6 +184,44 @@ def check(address: str, *fields: str) -> int:
     return 1 if sentences else 0
 
 
+@app.command
+def schelling(
+    *tokens: str,
+    out: Path,
+    episodes: int = 64,
+    steps: int | None = None,
+    seed: int = 0,
+    cooperate: str = "cooperate",
+    defect: str = "defect",
+) -> int:
+    """Find out whether a world is a social dilemma: play every mixture of two policies and draw the diagram.
+
+    Parameters
+    ----------
+    tokens
+        env=NAME, then env.FIELD=VALUE settings of the environment.
+    out
+        Folder of the diagram and the figures behind it; worlds already there stay.
+    episodes
+        Episodes of each mixture, at least 2.
+    steps
+        Longest episode; the world's horizon, if left out.
+    seed
+        Seed of the episodes.
+    cooperate
+        The policy that cooperates: one of the world's own, or random.
+    defect
+        The policy that defects.
+    """
+    world, fields = _world_of(tokens)
+    _prepare_jax()
+    from marl_bench.experiments import schelling as study
+
+    return study.main(
+        world, out, fields=fields, cooperate=cooperate, defect=defect, episodes=episodes, steps=steps, seed=seed
+    )
+
+
 @app.command(name="list")
 def list_(what: Literal["envs", "learners", "papers"]) -> int:
     """List environments, learners (with every field) or papers.
@@ -209,6 +247,15 @@ def doctor() -> int:
 
     sys.stdout.write(devices.doctor() + "\n")
     return 0
+
+
+def _world_of(tokens: Sequence[str]) -> tuple[str, list[str]]:
+    """Name of the world in `env=NAME`, and the other tokens, which must be settings of it."""
+    names = [token.removeprefix("env=") for token in tokens if token.startswith("env=")]
+    if len(names) != 1 or not names[0]:
+        raise UsageError("name one environment with env=NAME ('marl-bench list envs' shows them)")
+    _import_from_here(tokens)
+    return names[0], [token for token in tokens if not token.startswith("env=")]
 
 
 def _until_stopped(work: Callable[[], int]) -> int:
