@@ -1,0 +1,1 @@
+"""Particle worlds: physics, scenarios, frozen prey, scripted policies and viewer."""
