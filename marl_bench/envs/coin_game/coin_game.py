@@ -183,26 +183,25 @@ class CoinGame(Environment):
 
     def _planes(self, state: State, centred: bool) -> jax.Array:
         """[2, S, S, 4] uint8 view of each agent."""
-        cells = np.arange(self.size, dtype=np.int8)
+        size, nowhere = self.size, np.uint8(255)
 
-        def shifted(position: jax.Array, own: jax.Array) -> jax.Array:
-            return rules.wrap(rules.wrap(position - own, self.size) + self.size // 2, self.size)
-
-        def plane(row: jax.Array, col: jax.Array) -> jax.Array:
-            """[2, S, S] bool: things at rows and columns [2], one in each agent's view."""
+        def cell(row: jax.Array, col: jax.Array) -> jax.Array:
+            """[2] uint8 cells of things at rows and columns [2], one in each agent's view."""
             if centred:
-                row, col = shifted(row, state.row), shifted(col, state.col)
-            return (row[:, None, None] == cells[:, None]) & (col[:, None, None] == cells)
+                row = rules.wrap(rules.wrap(row - state.row, size) + size // 2, size)
+                col = rules.wrap(rules.wrap(col - state.col, size) + size // 2, size)
+            return row.astype(jnp.uint8) * np.uint8(size) + col.astype(jnp.uint8)
 
         coin_row, coin_col = state.coin_row, state.coin_col
         if self.coins == 2:
-            mine, others = plane(coin_row, coin_col), plane(coin_row[::-1], coin_col[::-1])
+            mine, others = cell(coin_row, coin_col), cell(coin_row[::-1], coin_col[::-1])
         else:
-            coin = plane(jnp.concatenate([coin_row, coin_row]), jnp.concatenate([coin_col, coin_col]))
-            own = (state.coin_owner == np.arange(2, dtype=np.int8))[:, None, None]
-            mine, others = coin & own, coin & ~own
-        me, other = plane(state.row, state.col), plane(state.row[::-1], state.col[::-1])
-        return jnp.stack([me, other, mine, others], axis=-1).astype(jnp.uint8)
+            coin = cell(jnp.concatenate([coin_row, coin_row]), jnp.concatenate([coin_col, coin_col]))
+            own = state.coin_owner == np.arange(2, dtype=np.int8)
+            mine, others = jnp.where(own, coin, nowhere), jnp.where(own, nowhere, coin)
+        cells = jnp.stack([cell(state.row, state.col), cell(state.row[::-1], state.col[::-1]), mine, others], axis=1)
+        planes = cells[:, None, :] == np.arange(size * size, dtype=np.uint8)[:, None]
+        return planes.astype(jnp.uint8).reshape(2, size, size, 4)
 
     def global_state(self, state: State) -> jax.Array:
         """[4 S^2] float32: agent 0's absolute view, flattened."""
