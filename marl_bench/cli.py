@@ -162,6 +162,32 @@ def _positive_integers(option: str, text: str) -> list[int]:
 
 
 @app.command
+def render(*tokens: str, out: Path, steps: int | None = None, seed: int = 0, fps: int = 8) -> int:
+    """Draw one episode of an environment.
+
+    TOKENS: env=NAME, env.FIELD=VALUE, policy=random | scripted | NAME | RUN_DIR.
+
+    Parameters
+    ----------
+    tokens
+        KEY=VALUE settings, see above.
+    out
+        The picture: a .gif of the episode, or a .png of one frame.
+    steps
+        Most steps to draw: 100 for a .gif, 0 (the start) for a .png, if left out.
+    seed
+        Decides the start and the actions.
+    fps
+        Frames a second of a .gif.
+    """
+    _import_from_here(tokens)
+    _prepare_jax()
+    from marl_bench.experiments import render as pictures
+
+    return pictures.main(tokens, out, steps, seed, fps)
+
+
+@app.command
 def check(address: str, *fields: str) -> int:
     """Test an environment against the contract and print what it does wrong.
 

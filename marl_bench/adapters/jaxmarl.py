@@ -86,9 +86,8 @@ def _load(id: str, options: tuple[tuple[str, Any], ...]) -> _Loaded:
         raise LookupError(f"jaxmarl has no environment {id!r}{nearest(id, known)} (known: {', '.join(known)})")
     arguments = dict(options)
     if isinstance(arguments.get("scenario"), str):
-        from jaxmarl.environments.smax import map_name_to_scenario
-
-        arguments["scenario"] = map_name_to_scenario(arguments["scenario"])
+        smax = import_extra("jaxmarl.environments.smax", "jaxmarl")
+        arguments["scenario"] = smax.map_name_to_scenario(arguments["scenario"])
     # Spaces and constants must be arrays of the device, not tracers of whoever makes the environment first.
     with jax.ensure_compile_time_eval():
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from marl_bench.adapters.extras import import_extra
 from marl_bench.experiments.bench_envs import Contest
 from marl_bench.experiments.bench_rollouts import Rollout, jaxmarl_rollouts
 from marl_bench.registry import make
@@ -16,8 +17,7 @@ from marl_bench.registry import make
 
 def _jaxmarl(name: str, **settings: Any) -> Callable[[int], dict[str, Rollout]]:
     def rollouts(batch: int) -> dict[str, Rollout]:
-        import jaxmarl
-
+        jaxmarl = import_extra("jaxmarl", "jaxmarl")
         return jaxmarl_rollouts(lambda: jaxmarl.make(name, **settings), batch)
 
     return rollouts

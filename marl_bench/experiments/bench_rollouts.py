@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_bench.adapters.extras import import_extra
 from marl_bench.environment import Environment, TimeStep
 from marl_bench.scripted import random_policy
 from marl_bench.vector import VectorEnvironment
@@ -170,11 +171,10 @@ def jumanji_rollouts(make: Callable[[], Any], batch: int) -> dict[str, Rollout]:
       "select": `VmapWrapper(AutoResetWrapper(env))`, the package's own, which under vmap makes a start in every step;
       "serial": a vmapped step, then one `lax.cond` after the other, as Jumanji 1.0's `VmapAutoResetWrapper` had it.
     """
-    from jumanji.wrappers import AutoResetWrapper, VmapWrapper
-
+    wrappers = import_extra("jumanji.wrappers", "jumanji")
     env = make()
-    own = AutoResetWrapper(env)
-    whole = VmapWrapper(own)
+    own = wrappers.AutoResetWrapper(env)
+    whole = wrappers.VmapWrapper(own)
 
     def serial(state: Any, actions: jax.Array) -> Any:
         def restart(pair: Any) -> Any:
