@@ -46,7 +46,7 @@ IMPORT = (
     + """
 import marl_bench
 marl_bench.environments(), marl_bench.learners(), dir(marl_bench)
-heavy = ("jax", "jaxlib", "flax", "jumanji", "wandb", "pandas", "pyarrow", "matplotlib", "scipy", "numpy")
+heavy = ("jax", "jaxlib", "flax", "jumanji", "jaxmarl", "gymnasium", "pettingzoo", "PIL", "wandb", "pandas", "pyarrow", "matplotlib", "scipy", "numpy")
 print([name for name in heavy if name in sys.modules])
 print(seen)
 """
@@ -69,17 +69,18 @@ NO_BACKEND = (
 import importlib, pkgutil
 import marl_bench
 
+PEERS = ("jumanji", "jaxmarl", "lbforaging", "mpe2", "gymnasium", "pettingzoo")
 modules = [m.name for m in pkgutil.walk_packages(marl_bench.__path__, "marl_bench.") if m.name != "marl_bench.__main__"]
 reports = [name for name in modules if name.startswith(("marl_bench.report", "marl_bench.experiments.papers."))]
 for name in (name for name in modules if name not in reports):
     importlib.import_module(name)
 made = [marl_bench.make(name) for name in marl_bench.environments() if name in OURS]
 made += [marl_bench.make_learner(name) for name in marl_bench.learners() if name in OURS]
-print([name for name in ("jumanji", "wandb", "matplotlib") if name in sys.modules], seen)
+print([name for name in PEERS + ("wandb", "matplotlib") if name in sys.modules], seen)
 
 for name in reports:
     importlib.import_module(name)
-print([name for name in ("jumanji", "wandb") if name in sys.modules])
+print([name for name in PEERS + ("wandb",) if name in sys.modules])
 
 import jax
 
@@ -113,7 +114,7 @@ def test_a_running_backend_would_be_noticed(tmp_path):
 
 # --- dependencies --------------------------------------------------------------------------------------
 
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"yaml": "pyyaml", "PIL": "pillow"}
 
 
 def imported_packages() -> set[str]:
