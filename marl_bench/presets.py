@@ -11,9 +11,38 @@ from __future__ import annotations
 
 from typing import Any
 
+_TABLES = (
+    "prisoners_dilemma", "prisoners_dilemma_negative", "donation", "stag_hunt", "stag_hunt_risky", "chicken", "harmony",
+    "deadlock", "coordination", "rationalizable_coordination", "battle_of_the_sexes", "matching_pennies",
+    "rock_paper_scissors", "rock_paper_scissors_10",
+)  # fmt: skip
+_TEAM_TABLES = (
+    "climbing",
+    "penalty",
+    "penalty_0",
+    "penalty_25",
+    "penalty_50",
+    "penalty_75",
+    "non_monotone",
+    "additive",
+)
+
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: ("matrix_game", {"game": name}) for name in _TABLES},
+    **{name: ("matrix_game", {"game": name, "observe": "constant", "horizon": 25}) for name in _TEAM_TABLES},
+    "st_plane": (
+        "matrix_game",
+        {"game": "symmetric_2x2", "reward": 1.0, "sucker": 0.0, "temptation": 1.0, "punishment": 0.0},
+    ),
+    **{f"climbing_{players}": ("team_game", {"game": "climbing", "players": players}) for players in (3, 4, 5)},
+    **{f"matching_{players}": ("team_game", {"game": "matching", "players": players}) for players in (3, 5, 10)},
+    **{
+        f"equal_line_{players}": ("equal_line", {"players": players}) for players in (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)
+    },
     "coin_game_lola": ("coin_game", {"coins": 1, "horizon": 150}),
     "coin_game_5x5": ("coin_game", {"size": 5}),
+    "coins_mp": ("coins", {"end": "mp", "horizon": 300, "end_chance": 0.05}),
+    "coins_16x11": ("coins", {"min_height": 16, "max_height": 16, "min_width": 11, "max_width": 11}),
 }
 """Name -> (registered environment, fields it sets)."""
 
@@ -21,5 +50,8 @@ GRAMMARS: dict[str, str] = {}
 """Prefix of a name -> address of `parse(name) -> (registered environment, fields)`, which raises ValueError naming the
 part that it cannot read."""
 
-SCHEMES: dict[str, str] = {}
+SCHEMES: dict[str, str] = {
+    "jaxmarl": "marl_bench.adapters.jaxmarl:JaxMARLEnvironment",
+    "jumanji": "marl_bench.adapters.jumanji:JumanjiEnvironment",
+}
 """Scheme of `SCHEME:ID` -> address of a class with the field `id`."""

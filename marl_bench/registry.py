@@ -25,9 +25,14 @@ _GROUPS = {"environment": "marl_bench.environments", "learner": "marl_bench.lear
 _BUILT_IN = {
     "environment": {
         "coin_game": "marl_bench.envs.coin_game.coin_game:CoinGame",
+        "coins": "marl_bench.envs.coins.coins:Coins",
+        "consensus": "marl_bench.envs.consensus:Consensus",
+        "equal_line": "marl_bench.envs.equal_line.equal_line:EqualLine",
         "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
         "network_dilemma": "marl_bench.envs.network_dilemma:NetworkDilemma",
         "public_goods": "marl_bench.envs.public_goods:PublicGoods",
+        "team_game": "marl_bench.envs.team_game:TeamGame",
+        "two_step": "marl_bench.envs.two_step:TwoStep",
     },
     "learner": {"dqn": "marl_bench.algorithms.dqn:DQN"},
 }

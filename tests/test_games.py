@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marl_bench.envs import games
-from marl_bench.envs.games import GAMES, MEMORY_ONE
+from marl_bench.envs.closed_forms import collective, dynamics, equilibria, memory_one
+from marl_bench.envs.closed_forms.memory_one import MEMORY_ONE
+from marl_bench.envs.games import GAMES
 from marl_bench.envs.matrix_game import MatrixGame
 from marl_bench.envs.public_goods import PublicGoods
 
@@ -82,7 +84,7 @@ def test_symmetric_games_have_the_published_letters(name, letters):
     ],
 )
 def test_pure_equilibria(name, pure):
-    found = np.argwhere(np.asarray(games.pure_equilibria(GAMES[name])))
+    found = np.argwhere(np.asarray(equilibria.pure_equilibria(GAMES[name])))
     assert [tuple(joint) for joint in found] == pure
 
 
@@ -101,7 +103,7 @@ def test_pure_equilibria(name, pure):
 )
 def test_fully_mixed_equilibrium(name, x, y, value):
     row, column = GAMES[name]
-    found_x, found_y = games.nash_equilibria(row, column)[-1]
+    found_x, found_y = equilibria.nash_equilibria(row, column)[-1]
     np.testing.assert_allclose(found_x, x, atol=1e-6)
     np.testing.assert_allclose(found_y, y, atol=1e-6)
     assert found_x @ row @ found_y == pytest.approx(value, abs=1e-6)
@@ -110,21 +112,21 @@ def test_fully_mixed_equilibrium(name, x, y, value):
 @pytest.mark.parametrize("name", sorted(GAMES))
 def test_every_enumerated_equilibrium_has_no_gap(name):
     row, column = GAMES[name]
-    equilibria = games.nash_equilibria(row, column)
-    assert equilibria
-    for x, y in equilibria:
-        assert float(games.nash_gap(x, y, row, column)) == pytest.approx(0.0, abs=1e-4)
+    found = equilibria.nash_equilibria(row, column)
+    assert found
+    for x, y in found:
+        assert float(equilibria.nash_gap(x, y, row, column)) == pytest.approx(0.0, abs=1e-4)
 
 
 def test_nash_gap_of_mutual_cooperation_is_the_temptation_of_both():
     # Each gains T - R = 2 by defecting alone.
-    assert float(games.nash_gap([1, 0], [1, 0], *AXELROD)) == pytest.approx(4.0)
+    assert float(equilibria.nash_gap([1, 0], [1, 0], *AXELROD)) == pytest.approx(4.0)
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=30, deadline=None)
 def test_nash_gap_is_never_negative(a, b):
-    gap = games.nash_gap([a, 1 - a], [b, 1 - b], *GAMES["battle_of_the_sexes"])
+    gap = equilibria.nash_gap([a, 1 - a], [b, 1 - b], *GAMES["battle_of_the_sexes"])
     assert float(gap) >= -1e-5
 
 
@@ -134,7 +136,7 @@ def test_climbing_draws_averaging_learners_to_the_last_action():
     np.testing.assert_allclose(row @ uniform, [-19 / 3, -17 / 3, 5 / 3], rtol=1e-5)
     np.testing.assert_allclose(uniform @ column, [-19 / 3, -23 / 3, 11 / 3], rtol=1e-5)
     assert row.mean() == pytest.approx(-31 / 9)
-    np.testing.assert_array_equal(games.best_responses(uniform, row), [False, False, True])
+    np.testing.assert_array_equal(equilibria.best_responses(uniform, row), [False, False, True])
     # The form printed in some papers is this game with the agents swapped and the actions of one reversed.
     np.testing.assert_array_equal(row.T[::-1], [[0, 6, 5], [-30, 7, 0], [11, -30, 0]])
 
@@ -144,18 +146,18 @@ def test_penalty_rows_against_a_uniform_partner(k):
     row = games.penalty(k)[0]
     np.testing.assert_allclose(row.mean(axis=1), [(10 + k) / 3, 2 / 3, (10 + k) / 3], rtol=1e-5)
     assert row.mean() == pytest.approx((22 + 2 * k) / 9, abs=1e-5)
-    averaging_prefers_safe = bool(games.best_responses(np.full(3, 1 / 3), row)[1])
+    averaging_prefers_safe = bool(equilibria.best_responses(np.full(3, 1 / 3), row)[1])
     assert averaging_prefers_safe == (k < -8)
 
 
 def test_best_responses_keep_ties():
-    np.testing.assert_array_equal(games.best_responses([0.5, 0.5], GAMES["chicken"][0]), [True, True])
+    np.testing.assert_array_equal(equilibria.best_responses([0.5, 0.5], GAMES["chicken"][0]), [True, True])
 
 
 def test_price_of_anarchy_of_the_dilemma_is_three():
-    assert games.price_of_anarchy(*AXELROD) == pytest.approx(3.0)
+    assert equilibria.price_of_anarchy(*AXELROD) == pytest.approx(3.0)
     with pytest.raises(ValueError, match="positive total payoff"):
-        games.price_of_anarchy(*GAMES["matching_pennies"])
+        equilibria.price_of_anarchy(*GAMES["matching_pennies"])
 
 
 def test_bimatrix_names_shapes_that_do_not_fit():
@@ -168,7 +170,9 @@ def test_bimatrix_names_shapes_that_do_not_fit():
 
 def test_stationary_payoffs_match_the_table_in_one_vmapped_call():
     strategies = jnp.stack([after(name) for name in NAMES])
-    grid = jax.vmap(jax.vmap(lambda p, q: games.memory_one_payoffs(p, q, AXELROD, noise=0.05), (None, 0)), (0, None))
+    grid = jax.vmap(
+        jax.vmap(lambda p, q: memory_one.memory_one_payoffs(p, q, AXELROD, noise=0.05), (None, 0)), (0, None)
+    )
     payoffs = np.asarray(jax.jit(grid)(strategies, strategies))
     np.testing.assert_allclose(payoffs[..., 0], STATIONARY, atol=1e-4)
     np.testing.assert_allclose(payoffs[..., 1], STATIONARY.T, atol=1e-4)
@@ -187,16 +191,16 @@ def test_stationary_payoffs_match_the_table_in_one_vmapped_call():
 )
 def test_discounted_sums_of_the_negative_dilemma(own, other, sums):
     x, y = MEMORY_ONE[own], MEMORY_ONE[other]
-    mean = games.memory_one_payoffs(
+    mean = memory_one.memory_one_payoffs(
         after(own), after(other), GAMES["prisoners_dilemma_negative"], 0.96, x.first, y.first
     )
     np.testing.assert_allclose(np.asarray(mean) / 0.04, sums, atol=2e-3)
 
 
 def test_extortion_enforces_its_line_without_noise():
-    against_allc = games.memory_one_payoffs(after("EXT3"), after("ALLC"), AXELROD)
+    against_allc = memory_one.memory_one_payoffs(after("EXT3"), after("ALLC"), AXELROD)
     np.testing.assert_allclose(against_allc, [41 / 11, 21 / 11], rtol=1e-4)
-    against_rand = games.memory_one_payoffs(after("EXT3"), after("RAND"), AXELROD)
+    against_rand = memory_one.memory_one_payoffs(after("EXT3"), after("RAND"), AXELROD)
     np.testing.assert_allclose(against_rand, [41 / 16, 73 / 48], rtol=1e-4)
 
 
@@ -206,7 +210,7 @@ probabilities = st.lists(st.floats(0.05, 0.95), min_size=4, max_size=4)
 @given(probabilities)
 @settings(max_examples=25, deadline=None)
 def test_extortion_enforces_its_line_against_everybody(q):
-    own, other = games.memory_one_payoffs(after("EXT3"), jnp.asarray(q), AXELROD)
+    own, other = memory_one.memory_one_payoffs(after("EXT3"), jnp.asarray(q), AXELROD)
     assert float(own) - 1 == pytest.approx(3 * (float(other) - 1), abs=2e-3)
 
 
@@ -226,29 +230,53 @@ def press_dyson(p, q, f):
 @given(probabilities, probabilities)
 @settings(max_examples=25, deadline=None)
 def test_linear_solve_equals_the_press_dyson_determinants(p, q):
-    found = games.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD)
+    found = memory_one.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD)
     total = press_dyson(p, q, np.ones(4))
     expected = [press_dyson(p, q, AXELROD[i].ravel()) / total for i in range(2)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert float(memory_one.press_dyson(p, q, AXELROD[0].ravel())) == pytest.approx(
+        press_dyson(p, q, AXELROD[0].ravel()), rel=1e-3, abs=1e-4
+    )
+
+
+def test_determinants_give_the_table_too():
+    noisy = np.array(
+        [0.95 * np.asarray(MEMORY_ONE[name].after) + 0.05 * (1 - np.asarray(MEMORY_ONE[name].after)) for name in NAMES]
+    )
+    grid = jax.vmap(jax.vmap(memory_one.press_dyson_payoffs, (None, 0, None)), (0, None, None))
+    np.testing.assert_allclose(jax.jit(grid)(noisy, noisy, AXELROD)[..., 0], STATIONARY, atol=5e-4)
+
+
+def test_the_extortion_family_contains_ext3():
+    np.testing.assert_allclose(memory_one.extortion(AXELROD, 3.0, 1 / 26), MEMORY_ONE["EXT3"].after, atol=1e-6)
+
+
+@given(st.floats(1.0, 8.0), probabilities)
+@settings(max_examples=20, deadline=None)
+def test_extortion_enforces_its_factor(factor, q):
+    p = memory_one.extortion(AXELROD, factor, 0.2 / (4 * factor + 1))
+    assert float(p.min()) >= 0 and float(p.max()) <= 1
+    own, other = memory_one.memory_one_payoffs(p, jnp.asarray(q), AXELROD)
+    assert float(own) - 1 == pytest.approx(factor * (float(other) - 1), abs=5e-3)
 
 
 @given(probabilities, probabilities, st.floats(0.0, 0.95))
 @settings(max_examples=25, deadline=None)
 def test_swapping_the_strategies_swaps_the_payoffs(p, q, discount):
-    one = games.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD, discount, 0.3, 0.8, 0.01)
-    two = games.memory_one_payoffs(jnp.asarray(q), jnp.asarray(p), AXELROD, discount, 0.8, 0.3, 0.01)
+    one = memory_one.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD, discount, 0.3, 0.8, 0.01)
+    two = memory_one.memory_one_payoffs(jnp.asarray(q), jnp.asarray(p), AXELROD, discount, 0.8, 0.3, 0.01)
     np.testing.assert_allclose(one, two[::-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.3, 0.99])
 def test_noisy_tit_for_tat_visits_all_outcomes_alike(noise):
-    payoffs = games.memory_one_payoffs(after("TFT"), after("TFT"), AXELROD, noise=noise)
+    payoffs = memory_one.memory_one_payoffs(after("TFT"), after("TFT"), AXELROD, noise=noise)
     np.testing.assert_allclose(payoffs, [2.25, 2.25], atol=1e-4)
 
 
 def test_transition_rows_are_distributions_from_both_sides():
     # After CD as agent 0 sees it, agent 1 saw DC and plays q_DC.
-    matrix = np.asarray(games.memory_one_transitions((0.9, 0.2, 0.7, 0.4), (0.6, 0.1, 0.8, 0.3)))
+    matrix = np.asarray(memory_one.memory_one_transitions((0.9, 0.2, 0.7, 0.4), (0.6, 0.1, 0.8, 0.3)))
     np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(matrix[1], [0.2 * 0.8, 0.2 * 0.2, 0.8 * 0.8, 0.8 * 0.2], rtol=1e-5)
 
@@ -269,21 +297,21 @@ def test_strategies_read_the_view_and_tremble_with_the_given_frequency():
 @pytest.mark.parametrize("x", [0.1, 0.5, 0.8])
 def test_replicator_of_a_symmetric_game(x):
     # (R-T)x + (S-P)(1-x) = -2x - (1-x) for Axelrod's payoffs.
-    derivative = games.replicator([x, 1 - x], AXELROD[0])
+    derivative = dynamics.replicator([x, 1 - x], AXELROD[0])
     assert float(derivative[0]) == pytest.approx(x * (1 - x) * (-2 * x - (1 - x)), rel=1e-4)
     assert float(derivative.sum()) == pytest.approx(0, abs=1e-6)
 
 
 def test_replicator_rests_at_the_mixed_equilibrium_of_chicken_and_is_drawn_to_it():
-    assert float(games.replicator([0.5, 0.5], GAMES["chicken"][0])[0]) == pytest.approx(0, abs=1e-6)
-    assert float(games.replicator([0.4, 0.6], GAMES["chicken"][0])[0]) > 0
-    assert float(games.replicator([0.4, 0.6], GAMES["stag_hunt"][0])[0]) < 0
+    assert float(dynamics.replicator([0.5, 0.5], GAMES["chicken"][0])[0]) == pytest.approx(0, abs=1e-6)
+    assert float(dynamics.replicator([0.4, 0.6], GAMES["chicken"][0])[0]) > 0
+    assert float(dynamics.replicator([0.4, 0.6], GAMES["stag_hunt"][0])[0]) < 0
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
 @settings(max_examples=20, deadline=None)
 def test_matching_pennies_orbits_conserve_their_product(x, y):
-    dx, dy = games.replicator_pair([x, 1 - x], [y, 1 - y], *GAMES["matching_pennies"])
+    dx, dy = dynamics.replicator_pair([x, 1 - x], [y, 1 - y], *GAMES["matching_pennies"])
     # d/dt log[x(1-x)y(1-y)] = dx (1-2x)/(x(1-x)) + dy (1-2y)/(y(1-y)) = 0
     rate = float(dx[0]) * (1 - 2 * x) / (x * (1 - x)) + float(dy[0]) * (1 - 2 * y) / (y * (1 - y))
     assert rate == pytest.approx(0, abs=1e-4)
@@ -291,7 +319,7 @@ def test_matching_pennies_orbits_conserve_their_product(x, y):
 
 def test_rock_paper_scissors_conserves_the_product_of_shares():
     x = np.array([0.5, 0.3, 0.2])
-    derivative = np.asarray(games.replicator(x, GAMES["rock_paper_scissors"][0]))
+    derivative = np.asarray(dynamics.replicator(x, GAMES["rock_paper_scissors"][0]))
     assert np.sum(derivative / x) == pytest.approx(0, abs=1e-5)
 
 
@@ -304,14 +332,14 @@ def test_policy_gradient_is_the_derivative_of_the_expected_payoff(name):
         return jnp.stack([p, 1 - p]) @ payoff[0] @ jnp.stack([q, 1 - q])
 
     slope = jax.grad(expected)(0.4, -0.7)
-    assert float(games.policy_gradient(0.4, -0.7, payoff)) == pytest.approx(float(slope), rel=1e-4)
+    assert float(dynamics.policy_gradient(0.4, -0.7, payoff)) == pytest.approx(float(slope), rel=1e-4)
 
 
 def test_logit_equilibrium_limits_and_fixed_point():
-    assert float(games.logit_equilibrium(AXELROD, 0.0)) == pytest.approx(0.5, abs=1e-5)
-    assert float(games.logit_equilibrium(GAMES["chicken"], 50.0)) == pytest.approx(0.5, abs=1e-3)
-    assert float(games.logit_equilibrium(AXELROD, 20.0)) < 1e-6
-    x = float(games.logit_equilibrium(AXELROD, 0.7))
+    assert float(dynamics.logit_equilibrium(AXELROD, 0.0)) == pytest.approx(0.5, abs=1e-5)
+    assert float(dynamics.logit_equilibrium(GAMES["chicken"], 50.0)) == pytest.approx(0.5, abs=1e-3)
+    assert float(dynamics.logit_equilibrium(AXELROD, 20.0)) < 1e-6
+    x = float(dynamics.logit_equilibrium(AXELROD, 0.7))
     assert x == pytest.approx(1 / (1 + np.exp(0.7 * (2 * x + (1 - x)))), abs=1e-5)
 
 
@@ -340,7 +368,7 @@ def test_sampled_play_of_memory_one_strategies_meets_the_closed_form():
         def body(carry, key_step):
             state, timestep = carry
             views = timestep.observation.agents_view
-            strategies = games.MemoryOne(jnp.stack([p, q]), jnp.ones(2))
+            strategies = memory_one.MemoryOne(jnp.stack([p, q]), jnp.ones(2))
             act = jax.vmap(lambda strategy, view, key: strategy.act(view, key, noise))
             actions = act(strategies, views, jax.random.split(key_step, 2))
             state, timestep = env.step(state, actions)
@@ -353,7 +381,7 @@ def test_sampled_play_of_memory_one_strategies_meets_the_closed_form():
     own, other = after[jnp.array([i for i, _ in pairs])], after[jnp.array([j for _, j in pairs])]
     keys = jax.random.split(jax.random.key(11), (len(pairs), num_envs))
     means = np.asarray(jax.jit(jax.vmap(jax.vmap(play, (None, None, 0))))(own, other, keys))
-    expected = jax.vmap(lambda p, q: games.memory_one_payoffs(p, q, GAMES["prisoners_dilemma"], noise=noise))(
+    expected = jax.vmap(lambda p, q: memory_one.memory_one_payoffs(p, q, GAMES["prisoners_dilemma"], noise=noise))(
         own, other
     )
     standard_error = means.std(axis=1, ddof=1) / num_envs**0.5
@@ -365,6 +393,8 @@ def test_linear_public_goods_schelling_curves():
     env = PublicGoods(players=4, multiplier=1.6, endowment=1.0)
     others = jnp.arange(4)
     contribute, ride = env.outcome(jnp.zeros(4, int), others + 1), env.outcome(jnp.ones(4, int), others)
+    closed = collective.linear_schelling_curves(others, 4, 1.6)
+    np.testing.assert_allclose(closed, [contribute, ride], rtol=1e-6)
     np.testing.assert_allclose(ride, 1 + 1.6 * np.arange(4) / 4, rtol=1e-6)
     np.testing.assert_allclose(ride - contribute, 1 - 1.6 / 4, rtol=1e-5)
 

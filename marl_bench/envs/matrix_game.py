@@ -16,7 +16,16 @@ import numpy as np
 from flax import struct
 
 from marl_bench import specs
-from marl_bench.environment import Environment, TimeStep, check_choice, check_integer, check_range, field
+from marl_bench.environment import (
+    Environment,
+    ScriptedPolicy,
+    TimeStep,
+    check_choice,
+    check_integer,
+    check_range,
+    field,
+)
+from marl_bench.envs import matrix_scripted
 from marl_bench.envs.games import GAMES
 from marl_bench.envs.matrix_render import render_payoffs
 
@@ -255,6 +264,16 @@ class MatrixGame(RepeatedGame):
     def render(self, state: GameState) -> np.ndarray:
         """uint8 [H, W, 3]: the payoff table as colours, the last joint action framed."""
         return render_payoffs(np.asarray(self.payoff_tensor), np.asarray(state.last_action))
+
+    def scripted_policies(self) -> dict[str, ScriptedPolicy]:
+        """`best` plays the joint action of the largest total payoff; then `cooperate`, `defect` and, with two actions
+        for each of two agents, the eight memory-one strategies by lower-case name (`tft` ...)."""
+        policies = {
+            "best": matrix_scripted.best_joint_action(self.payoff_tensor),
+            "cooperate": matrix_scripted.constant(self.num_agents, 0),
+            "defect": matrix_scripted.constant(self.num_agents, 1),
+        }
+        return {**policies, **(matrix_scripted.memory_one_policies() if self.choices == (2, 2) else {})}
 
     @property
     def num_codes(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Pictures of matrix games and public-goods games, drawn with NumPy alone (no text, no display).
+"""Pictures of matrix games and public-goods games, drawn with NumPy alone (no display).
 
 Payoffs are coloured on a diverging scale: white is the middle of the range, red above, blue below.
 """
@@ -60,4 +60,22 @@ def render_contributions(last_action: np.ndarray, payoffs: np.ndarray) -> np.nda
     picture = rows.repeat(CELL, axis=0).repeat(CELL, axis=1)
     picture[:, ::CELL] = raster.WHITE
     picture[::CELL] = raster.WHITE
+    return picture
+
+
+def render_actions(last_action: np.ndarray) -> np.ndarray:
+    """Draw one square an agent: the colour and the number of its last action; grey before the first step.
+
+    Args:
+      last_action: [N] integers, -1 before the first step.
+    Returns:
+      picture: uint8 [CELL, N * CELL, 3].
+    """
+    last_action = np.asarray(last_action)
+    colours = [_IDLE if action < 0 else raster.agent_colour(action) for action in last_action]
+    picture = np.asarray([colours], np.uint8).repeat(CELL, axis=0).repeat(CELL, axis=1)
+    for agent, action in enumerate(last_action):
+        if action >= 0:
+            raster.text(picture, str(int(action)), CELL / 2, (agent + 0.5) * CELL, raster.WHITE, 4, centred=True)
+    picture[:, ::CELL] = raster.WHITE
     return picture

@@ -1,0 +1,1 @@
+"""`equal_line`: agents spread out on a segment."""
