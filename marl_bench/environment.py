@@ -118,6 +118,14 @@ class Environment:
         """True if no episode ever ends (then `step_type` is never LAST)."""
         return False
 
+    @property
+    def batch_last(self) -> bool:
+        """True if `step` computes with a batch as the last axis (`marl_bench.envs.batch_last`).
+
+        Changes no result: `VectorEnvironment` then restarts episodes in that form, too, which saves copies.
+        """
+        return False
+
     # --- dynamics ------------------------------------------------------------------------------
 
     def reset(self, key: jax.Array) -> tuple[Any, TimeStep]:

@@ -7,6 +7,7 @@ Games of a fixed horizon all end in one step; so one batch-level branch decides 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -125,13 +126,9 @@ class VectorEnvironment:
             following = _where(ended, self._fresh(key_starts), following)
         elif self.chosen_strategy == "cond":
             key, key_starts = jax.random.split(key)
-            following = jax.lax.cond(
-                jnp.any(ended), lambda: _where(ended, self._fresh(key_starts), following), lambda: following
-            )
+            following = self._restarted(ended, lambda: self._fresh(key_starts), following)
         elif self.chosen_strategy == "pool":
-            following = jax.lax.cond(
-                jnp.any(ended), lambda: _where(ended, self._taken(state, ended), following), lambda: following
-            )
+            following = self._restarted(ended, lambda: self._taken(state, ended), following)
         inner, observation = following
         cursor = state.cursor + jnp.sum(ended, dtype=jnp.uint32)
         final = timestep.observation
@@ -152,6 +149,19 @@ class VectorEnvironment:
     def _starts(self, key: jax.Array) -> tuple[Any, TimeStep]:
         keys = jax.random.split(key, self.num_envs)
         return jax.vmap(type(self.environment).reset, (self._axis, 0))(self.environment, keys)
+
+    def _restarted(self, ended: jax.Array, starts: Callable[[], Any], following: Any) -> Any:
+        """`following` with `starts()` where `ended` [B]; they are computed only in a step in which any ended."""
+        if not self.environment.batch_last:
+            return jax.lax.cond(jnp.any(ended), lambda: _where(ended, starts(), following), lambda: following)
+        # What a branch returns is laid out in the order of its axes. With the batch in front, a world that computes with
+        # the batch at the end would have its whole state and observation rewritten in every step.
+        last = _moved(following, 0, -1)
+
+        def renewed() -> Any:
+            return jax.tree.map(lambda new, old: jnp.where(ended, new, old), _moved(starts(), 0, -1), last)
+
+        return _moved(jax.lax.cond(jnp.any(ended), renewed, lambda: last), -1, 0)
 
     def _fresh(self, key: jax.Array) -> tuple[Any, Any]:
         inner, timestep = self._starts(key)
@@ -188,6 +198,10 @@ def _where(condition: jax.Array, new: Any, old: Any) -> Any:
         return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
 
     return jax.tree.map(choose, new, old)
+
+
+def _moved(tree: Any, source: int, destination: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, source, destination), tree)
 
 
 def _with_extras(timestep: TimeStep, final_observation: Any, is_first: jax.Array) -> TimeStep:

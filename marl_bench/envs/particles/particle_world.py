@@ -220,6 +220,11 @@ class ParticleWorld(Environment):
         high = np.ones(2 + self.dim_message, np.float32)
         return specs.BoundedArray((self.num_agents, len(low)), np.float32, "action", low, high)
 
+    @property
+    def batch_last(self) -> bool:
+        """A batch is the last axis inside a step."""
+        return True
+
     # --- episode ---------------------------------------------------------------------------------
 
     def reset(self, key: jax.Array) -> tuple[State, TimeStep]:
