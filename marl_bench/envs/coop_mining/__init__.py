@@ -1,0 +1,1 @@
+"""Cooperative mining: iron is mined alone, gold only by two."""

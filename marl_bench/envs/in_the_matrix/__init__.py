@@ -1,0 +1,1 @@
+"""Games in the matrix: gathered resources decide what an agent plays in a matrix game when two of them meet."""

@@ -1,0 +1,1 @@
+"""Externality mushrooms: what one agent eats feeds or starves the others."""
