@@ -17,15 +17,8 @@ _TABLES = (
     "rock_paper_scissors", "rock_paper_scissors_10",
 )  # fmt: skip
 _TEAM_TABLES = (
-    "climbing",
-    "penalty",
-    "penalty_0",
-    "penalty_25",
-    "penalty_50",
-    "penalty_75",
-    "non_monotone",
-    "additive",
-)
+    "climbing", "penalty", "penalty_0", "penalty_25", "penalty_50", "penalty_75", "non_monotone", "additive",
+)  # fmt: skip
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: ("matrix_game", {"game": name}) for name in _TABLES},
@@ -36,6 +29,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **{f"climbing_{players}": ("team_game", {"game": "climbing", "players": players}) for players in (3, 4, 5)},
     **{f"matching_{players}": ("team_game", {"game": "matching", "players": players}) for players in (3, 5, 10)},
+    "fishery": ("common_pool", {"skin": "fishery"}),
+    "pasture": ("common_pool", {"skin": "pasture"}),
+    "pollution": ("common_pool", {"skin": "pollution"}),
+    "fishery_lots": ("common_pool", {"skin": "fishery", "allocation": "stochastic"}),
+    "pasture_lots": ("common_pool", {"skin": "pasture", "allocation": "stochastic"}),
+    "pollution_lots": ("common_pool", {"skin": "pollution", "allocation": "stochastic"}),
+    "fishery_newcomer": ("common_pool", {"skin": "fishery", "newcomer_round": 3}),
     **{
         f"equal_line_{players}": ("equal_line", {"players": players}) for players in (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)
     },
@@ -43,6 +43,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "coin_game_5x5": ("coin_game", {"size": 5}),
     "coins_mp": ("coins", {"end": "mp", "horizon": 300, "end_chance": 0.05}),
     "coins_16x11": ("coins", {"min_height": 16, "max_height": 16, "min_width": 11, "max_width": 11}),
+    "gift_mp": ("gift", {"multiplier": 5, "end": "mp"}),
+    "territory_rooms": ("territory", {"layout": "rooms"}),
+    "territory_expected": ("territory", {"rewards": "expected"}),
 }
 """Name -> (registered environment, fields it sets)."""
 
