@@ -12,6 +12,7 @@ its composite action, if there is one, becomes one index into all combinations (
 | Cleaner | each | own location, grid, index | shared | terminated | all clean, illegal move: terminated |
 | MMST | each | own node, graph, index | shared | terminated | all connected: terminated |
 | SearchAndRescue | each | as given, float32 | each its own | terminated | all found: terminated |
+| JobShop | each machine | own job and time left, operations, index | shared | none | all done, illegal move: terminated |
 | MultiCVRP | each | own vehicle, nodes, index | shared | none | all visited: terminated |
 | others | one | everything, float32 | its own | as Jumanji says | as Jumanji says |
 
@@ -58,9 +59,15 @@ LAYOUTS = {
     "Connector": Layout((), ("grid",), True),
     "Cleaner": Layout(("agents_locations",), ("grid",), True),
     "MMST": Layout(("positions",), ("node_types", "adj_matrix"), True),
+    "JobShop": Layout(
+        ("machines_job_ids", "machines_remaining_times"), ("ops_machine_ids", "ops_durations", "ops_mask"), True
+    ),
     "MultiCVRP": Layout(("vehicles",), ("nodes", "windows", "coeffs"), True),
 }
 """By Jumanji's name without the version."""
+
+MAX_ACTIONS = 2**16
+"""Most combinations into which a composite action of one agent is unfolded."""
 
 _NOT_SEEN = ("action_mask", "step_count", "step")
 
@@ -116,6 +123,10 @@ def _load(id: str, options: tuple[tuple[str, Any], ...]) -> _Loaded:
         elif np.issubdtype(spec.dtype, np.integer):
             sizes = tuple(int(top) + 1 for top in np.broadcast_to(spec.maximum, spec.shape))
     layout = LAYOUTS.get(id.rpartition("-v")[0])
+    if layout is None and sizes is not None and math.prod(sizes) > MAX_ACTIONS:
+        raise ValueError(
+            f"jumanji:{id}: its composite action has {math.prod(sizes):,} values, more than {MAX_ACTIONS:,}"
+        )
     state, _ = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))
     _, timestep = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.shape, spec.dtype))
     extras = tuple(name for name, leaf in (timestep.extras or {}).items() if getattr(leaf, "shape", None) == ())
