@@ -1,0 +1,1 @@
+"""Coins on a large grid: rules, environment, scripted policies."""
