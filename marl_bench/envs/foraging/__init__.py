@@ -1,0 +1,1 @@
+"""Level-based foraging: agents of different levels load food together."""
