@@ -1,0 +1,1 @@
+"""Gift refinements: tokens that are worth more to whom they are given."""

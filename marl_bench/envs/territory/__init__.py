@@ -1,0 +1,1 @@
+"""Territory: walls that pay whoever holds them, and shots that take them away."""
