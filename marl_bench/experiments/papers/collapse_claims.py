@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from marl_bench.experiments.papers.collapse_boundary import SHARED_CUTOFF, boundaries, boundary_shift
 from marl_bench.experiments.papers.collapse_features import silhouette_shift
