@@ -11,4 +11,5 @@ make_venv .venv-test '.[test]'
 
 export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$PWD/.jax_cache"
 workers="$(.venv-test/bin/python -c 'from marl_bench.runtime.devices import usable_cores; print(min(4, usable_cores()))')"
-exec .venv-test/bin/python -m pytest -q -n "$workers" --dist loadfile
+# In the order of tests/conftest.py (the longest files first), not in that of their numbers of tests.
+exec .venv-test/bin/python -m pytest -q -n "$workers" --dist loadfile --no-loadscope-reorder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,18 +45,21 @@ def played(env: NetworkDilemma, steps: int, buffer: int):
     return world, np.concatenate([first, actions])
 
 
+@functools.cache
+def played_codes(steps: int):
+    """A world on a random graph after `steps` steps, and every agent's code at each of them [steps + 1, N]."""
+    env = NetworkDilemma(side=SIDE, topology="random").prepare(2)
+    world, history = played(env, steps, BUFFER)
+    state, _ = env.reset(jax.random.key(0))
+    codes = jax.vmap(lambda actions: env.observation_code(state.replace(actions=actions)))
+    return env, world, np.asarray(codes(jnp.asarray(history, jnp.uint8)))
+
+
 @pytest.mark.parametrize("n_step", [1, 3, 5, 8])
 @pytest.mark.parametrize("steps", [1, 4, 12, STEPS])
 def test_windows_equal_the_history(steps: int, n_step: int) -> None:
     """Every stored (step, agent) pair, with wrap-around, and windows longer than one packed word (n = 8)."""
-    env = NetworkDilemma(side=SIDE, topology="random").prepare(2)
-    world, history = played(env, steps, BUFFER)
-    codes_at = np.stack(
-        [
-            np.asarray(env.observation_code(env.reset(jax.random.key(0))[0].replace(actions=jnp.asarray(a, jnp.uint8))))
-            for a in history
-        ]
-    )
+    env, world, codes_at = played_codes(steps)
     newest, filled = steps - 1, min(steps, BUFFER)
     age, agent = (x.reshape(-1) for x in np.meshgrid(np.arange(filled), np.arange(env.num_agents)))
     found = np.asarray(
@@ -145,12 +149,17 @@ def test_adamw_equals_optax() -> None:
     ours, state = params, adamw_init(params)
     reference = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2, weight_decay=1e-2))
     theirs, opt_state = params, reference.init(params)
-    for step in range(200):
-        gradient = jax.tree.map(lambda p, s=step: jnp.sin(p * 50 + s), params)
+
+    @jax.jit
+    def both(step, ours, state, theirs, opt_state):
+        gradient = jax.tree.map(lambda p: jnp.sin(p * 50 + step), params)
         updates, opt_state = reference.update(gradient, opt_state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
         clipped = clip_by_global_norm(gradient, 0.5)
         ours, state = adamw(ours, clipped, state, learning_rate=1e-2, weight_decay=1e-2)
+        return ours, state, optax.apply_updates(theirs, updates), opt_state
+
+    for step in range(200):
+        ours, state, theirs, opt_state = both(step, ours, state, theirs, opt_state)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
 
@@ -194,9 +203,9 @@ def test_groups_partition_the_agents_and_use_their_own_network(sharing: str) -> 
     ]
     np.testing.assert_array_equal(actions, expected)
     # Every group's network moves, and no two groups move alike: each has its own data and gradient.
-    after = state
+    after, update = state, jax.jit(learner.update)
     for _ in range(4):
-        after, _ = jax.jit(learner.update)(after, env)
+        after, _ = update(after, env)
     old, new = (np.asarray(s.params["network"][1]["b"]) for s in (state, after))
     moves = (new - old).reshape(len(members), -1)
     assert (np.abs(moves) > 0).any(axis=1).all()
@@ -363,15 +372,16 @@ EPSILON = {"exploration": "epsilon", "initial_epsilon": 0.5, "final_epsilon": 0.
 
 def _outcome(learner: DQN) -> str:
     """Everything that six updates and an evaluation leave behind, as text."""
+    return "|".join(str(np.asarray(leaf).tolist()) for leaf in jax.tree.leaves(_six_updates(learner)))
+
+
+@jax.jit
+def _six_updates(learner: DQN):
+    """One program for all learners that differ in leaves only."""
     env = NetworkDilemma(side=4)
-
-    @jax.jit
-    def run(learner: DQN):
-        state = learner.init(jax.random.key(0), env)
-        state, _ = jax.lax.scan(lambda carry, _: learner.update(carry, env), state, None, length=6)
-        return state.params, state.target, learner.evaluate(state, env)
-
-    return "|".join(str(np.asarray(leaf).tolist()) for leaf in jax.tree.leaves(run(learner)))
+    state = learner.init(jax.random.key(0), env)
+    state, _ = jax.lax.scan(lambda carry, _: learner.update(carry, env), state, None, length=6)
+    return state.params, state.target, learner.evaluate(state, env)
 
 
 @pytest.fixture(scope="module")

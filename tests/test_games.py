@@ -33,6 +33,12 @@ STATIONARY = np.array(
 )
 
 
+# One program each for the tests that call them with many drawn values; the single examples run them without jit.
+memory_one_payoffs = jax.jit(memory_one.memory_one_payoffs)
+nash_gap = jax.jit(equilibria.nash_gap)
+replicator_pair = jax.jit(dynamics.replicator_pair)
+
+
 def after(name):
     return jnp.asarray(MEMORY_ONE[name].after)
 
@@ -126,7 +132,7 @@ def test_nash_gap_of_mutual_cooperation_is_the_temptation_of_both():
 @given(st.floats(0, 1), st.floats(0, 1))
 @settings(max_examples=30, deadline=None)
 def test_nash_gap_is_never_negative(a, b):
-    gap = equilibria.nash_gap([a, 1 - a], [b, 1 - b], *GAMES["battle_of_the_sexes"])
+    gap = nash_gap([a, 1 - a], [b, 1 - b], *GAMES["battle_of_the_sexes"])
     assert float(gap) >= -1e-5
 
 
@@ -210,7 +216,7 @@ probabilities = st.lists(st.floats(0.05, 0.95), min_size=4, max_size=4)
 @given(probabilities)
 @settings(max_examples=25, deadline=None)
 def test_extortion_enforces_its_line_against_everybody(q):
-    own, other = memory_one.memory_one_payoffs(after("EXT3"), jnp.asarray(q), AXELROD)
+    own, other = memory_one_payoffs(after("EXT3"), jnp.asarray(q), AXELROD)
     assert float(own) - 1 == pytest.approx(3 * (float(other) - 1), abs=2e-3)
 
 
@@ -230,7 +236,7 @@ def press_dyson(p, q, f):
 @given(probabilities, probabilities)
 @settings(max_examples=25, deadline=None)
 def test_linear_solve_equals_the_press_dyson_determinants(p, q):
-    found = memory_one.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD)
+    found = memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD)
     total = press_dyson(p, q, np.ones(4))
     expected = [press_dyson(p, q, AXELROD[i].ravel()) / total for i in range(2)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
@@ -256,15 +262,15 @@ def test_the_extortion_family_contains_ext3():
 def test_extortion_enforces_its_factor(factor, q):
     p = memory_one.extortion(AXELROD, factor, 0.2 / (4 * factor + 1))
     assert float(p.min()) >= 0 and float(p.max()) <= 1
-    own, other = memory_one.memory_one_payoffs(p, jnp.asarray(q), AXELROD)
+    own, other = memory_one_payoffs(p, jnp.asarray(q), AXELROD)
     assert float(own) - 1 == pytest.approx(factor * (float(other) - 1), abs=5e-3)
 
 
 @given(probabilities, probabilities, st.floats(0.0, 0.95))
 @settings(max_examples=25, deadline=None)
 def test_swapping_the_strategies_swaps_the_payoffs(p, q, discount):
-    one = memory_one.memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD, discount, 0.3, 0.8, 0.01)
-    two = memory_one.memory_one_payoffs(jnp.asarray(q), jnp.asarray(p), AXELROD, discount, 0.8, 0.3, 0.01)
+    one = memory_one_payoffs(jnp.asarray(p), jnp.asarray(q), AXELROD, discount, 0.3, 0.8, 0.01)
+    two = memory_one_payoffs(jnp.asarray(q), jnp.asarray(p), AXELROD, discount, 0.8, 0.3, 0.01)
     np.testing.assert_allclose(one, two[::-1], atol=1e-4)
 
 
@@ -311,7 +317,7 @@ def test_replicator_rests_at_the_mixed_equilibrium_of_chicken_and_is_drawn_to_it
 @given(st.floats(0.05, 0.95), st.floats(0.05, 0.95))
 @settings(max_examples=20, deadline=None)
 def test_matching_pennies_orbits_conserve_their_product(x, y):
-    dx, dy = dynamics.replicator_pair([x, 1 - x], [y, 1 - y], *GAMES["matching_pennies"])
+    dx, dy = replicator_pair([x, 1 - x], [y, 1 - y], *GAMES["matching_pennies"])
     # d/dt log[x(1-x)y(1-y)] = dx (1-2x)/(x(1-x)) + dy (1-2y)/(y(1-y)) = 0
     rate = float(dx[0]) * (1 - 2 * x) / (x * (1 - x)) + float(dy[0]) * (1 - 2 * y) / (y * (1 - y))
     assert rate == pytest.approx(0, abs=1e-4)

@@ -33,10 +33,15 @@ ENVIRONMENTS = {
 }
 
 
+@jax.jit
+def step(env, state, actions):
+    """One program for each class and its static fields, whatever test plays it."""
+    return env.step(state, actions)
+
+
 def random_play(env, num_steps, seed=0):
     """States, joint actions and timesteps of uniformly random play."""
     state, timestep = env.reset(jax.random.key(seed))
-    step = jax.jit(lambda env, state, actions: env.step(state, actions))
     rng = np.random.default_rng(seed)
     for _ in range(num_steps):
         actions = rng.integers(0, env.choices).astype(np.int32)
@@ -67,7 +72,7 @@ def test_jit_changes_nothing(env):
     state, timestep = env.reset(KEY)
     actions = jnp.zeros(env.num_agents, jnp.int32)
     plain = env.step(state, actions)
-    compiled = jax.jit(lambda env, state, actions: env.step(state, actions))(env, state, actions)
+    compiled = step(env, state, actions)
     for one, two in zip(jax.tree.leaves(plain), jax.tree.leaves(compiled), strict=True):
         if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
             one, two = jax.random.key_data(one), jax.random.key_data(two)

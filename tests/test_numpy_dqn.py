@@ -239,12 +239,17 @@ def test_clip_and_adamw_equal_optax():
     )
     peer: Any = jax.tree.map(jnp.asarray, params)
     peer_state, state = optimiser.init(peer), nd.adam_init(params)
+
+    @jax.jit
+    def peer_step(gradient, state, params):
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
     for step in range(30):
         # Norms on both sides of the clip.
         scale = 10.0 ** -(step % 4)
         gradient = {k: (scale * rng.normal(size=p.shape)).astype(np.float32) for k, p in params.items()}
-        updates, peer_state = optimiser.update(jax.tree.map(jnp.asarray, gradient), peer_state, peer)
-        peer = optax.apply_updates(peer, updates)
+        peer, peer_state = peer_step(gradient, peer_state, peer)
         params, state = nd.adamw_step(params, nd.clip_by_global_norm(gradient, 0.5), state, 1e-2, 1e-1)
     for name in params:
         assert params[name].dtype == np.float32
