@@ -157,7 +157,7 @@ class ChaseWorld(ParticleWorld):
         size = self.sizes(bodies[0])
         strength = self.strengths(bodies[0])
         stiffness = (self.contact_force, self.contact_margin)
-        x, y = physics.contact(bodies, bodies, size[:, None] + size[None], *stiffness)
+        x, y = physics.contact(bodies, None, size[:, None] + size[None], *stiffness)
         if self.num_obstacles:
             reach = size[:, None] + jnp.float32(self.obstacle_size)
             wall_x, wall_y = physics.contact(bodies, obstacles, reach, *stiffness)

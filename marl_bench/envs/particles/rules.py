@@ -61,23 +61,28 @@ def root(squared: Array) -> Array:
 
 
 def contact(
-    bodies: tuple[Array, Array], others: tuple[Array, Array], reach: Array, force: Any, margin: Any
+    bodies: tuple[Array, Array], others: tuple[Array, Array] | None, reach: Array, force: Any, margin: Any
 ) -> tuple[Array, Array]:
     """Force on each body from those it collides with.
 
     A pair at distance r with reach r0 (the sum of the sizes) repels with force * margin * log(1 + exp((r0 - r) / margin)):
-    almost nothing before they touch, then linear in the overlap. Coincident bodies (a body and itself) do not push.
+    almost nothing before they touch, then linear in the overlap. Coincident bodies do not push: they have no direction.
 
     Args:
-      bodies: (x, y) [P, ...]. others: (x, y) [Q, ...]; may be the bodies themselves.
-      reach: [P, Q, ...] sum of the two sizes.
+      bodies: (x, y) [P, ...].
+      others: (x, y) [Q, ...] of what they collide with; None for each other.
+      reach: [P, Q, ...] or [...] sum of the two sizes.
       force: contact force K. margin: contact margin k, a length.
     Returns:
       (x, y) [P, ...] total force.
     """
-    dx, dy = -differences(bodies[0], others[0]), -differences(bodies[1], others[1])
+    second = bodies if others is None else others
+    dx, dy = -differences(bodies[0], second[0]), -differences(bodies[1], second[1])
     squared = dx * dx + dy * dy
     apart = squared > _COINCIDENT
+    if others is None:
+        # Not left to the comparison: where a multiplication is fused into the difference, x - x need not be exactly 0.
+        apart &= trailing(~np.eye(bodies[0].shape[0], dtype=bool), squared, 2)
     distance = jnp.sqrt(jnp.where(apart, squared, 1))
     strength = force * margin * softplus((reach - distance) / margin) / distance
     strength = jnp.where(apart, strength, 0)

@@ -104,7 +104,7 @@ class Spread(ParticleWorld):
         """(x, y) [N, ...]: accel times the direction, and contacts between agents."""
         bodies = (state.position[:, 0], state.position[:, 1])
         reach = jnp.float32(2) * self.agent_size
-        x, y = physics.contact(bodies, bodies, reach, self.contact_force, self.contact_margin)
+        x, y = physics.contact(bodies, None, reach, self.contact_force, self.contact_margin)
         return x + self.accel * push[0], y + self.accel * push[1]
 
     def speed_limits(self, like: jax.Array) -> jax.Array | None:
