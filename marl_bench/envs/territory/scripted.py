@@ -88,28 +88,35 @@ def go_and_face(state: Any, name: str, wanted: Array, at_goal: int, key: Array) 
     return jnp.where(reachable, action, paths.NOOP).astype(jnp.int32)
 
 
+def _worth_facing(state: Any, name: str, target: Array, allowed: Array) -> Array:
+    """[N, M] bool: walls that are targets, or that may be faced and have a target behind them, within the claim beam."""
+    resource, _, _ = layout(name)
+    here = state.avatars.row.astype(jnp.int32) * resource.shape[1] + state.avatars.col
+    beyond = jnp.take_along_axis(jnp.pad(target, ((0, 0), (0, 1))), jnp.asarray(ways(name).behind)[here], axis=1)
+    return target | (allowed & (state.resources.health > 0) & beyond)
+
+
+def _mine(state: Any) -> Array:
+    """[N, M] bool: whose wall is it?"""
+    return state.resources.owner == np.arange(state.avatars.row.shape[0], dtype=np.int8)[:, None]
+
+
 def cooperate(state: Any, name: str, key: Array) -> Array:
-    """[N] actions that claim walls that nobody holds, and leave the others' walls and the others alone."""
-    walls = state.resources
-    wanted = jnp.broadcast_to(
-        (walls.health > 0) & (walls.owner < 0), (state.avatars.row.shape[0], walls.owner.shape[0])
-    )
-    return go_and_face(state, name, wanted, CLAIM, key)
+    """[N] actions that claim walls that nobody holds, also those behind the own, and leave the others and theirs alone."""
+    walls, mine = state.resources, _mine(state)
+    free = jnp.broadcast_to((walls.health > 0) & (walls.owner < 0), mine.shape)
+    return go_and_face(state, name, _worth_facing(state, name, free, mine), CLAIM, key)
 
 
 def defect(state: Any, name: str, key: Array) -> Array:
     """[N] actions that claim every wall, also the others' and those behind the own, and shoot whoever is in reach."""
     avatars, walls = state.avatars, state.resources
-    agents = np.arange(avatars.row.shape[0])
-    known, (resource, _, _) = ways(name), layout(name)
-    others = (walls.health > 0) & (walls.owner != agents[:, None].astype(np.int8))
-    here = avatars.row.astype(jnp.int32) * resource.shape[1] + avatars.col
-    beyond = jnp.pad(others, ((0, 0), (0, 1)))
-    wanted = others | ((walls.health > 0) & jnp.take_along_axis(beyond, jnp.asarray(known.behind)[here], axis=1))
-    action = go_and_face(state, name, wanted, CLAIM, key)
+    others = (walls.health > 0) & ~_mine(state)
+    action = go_and_face(state, name, _worth_facing(state, name, others, jnp.ones_like(others)), CLAIM, key)
     ahead, aside = paths.relative(
         avatars.row[:, None], avatars.col[:, None], avatars.heading[:, None], avatars.row[None], avatars.col[None]
     )
     near = ((aside == 0) & (ahead >= 1) & (ahead <= 2)) | ((abs(aside) == 1) & (ahead >= 0) & (ahead <= 1))
-    target = jnp.any(near & avatars.alive[None] & (agents[:, None] != agents), axis=1)
+    other = ~np.eye(avatars.row.shape[0], dtype=bool)
+    target = jnp.any(near & avatars.alive[None] & other, axis=1)
     return jnp.where(target & (avatars.waits[:, 0] == 0), ZAP, action).astype(jnp.int32)
