@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_bench.envs.grid.avatars import Avatars, cells, look_up, padded
+from marl_bench.envs.grid.boards import paint
 from marl_bench.envs.grid.geometry import Terrain, footprint
 
 Array = jax.Array
@@ -55,12 +56,14 @@ class Shot(NamedTuple):
       flat: [N, K] int32 flat cells of the beam.
       lit: [N, K] bool, cells that it reaches, with the blocking ones at its ends.
       hits: [N, N] bool, hits[i, j]: i's beam reaches live avatar j.
+      board: [H, ceil(W / 32)] uint32 bit board of the lit cells (see `boards.paint`).
     """
 
     fired: Array
     flat: Array
     lit: Array
     hits: Array
+    board: Array
 
 
 def aim(avatars: Avatars, beam: Beam, terrain: Terrain) -> Aim:
@@ -96,9 +99,18 @@ def shoot(fired: Array, aimed: Aim, blocked: Array | None, avatars: Avatars, bea
     bit = np.left_shift(np.uint32(1), np.arange(len(before), dtype=np.uint32))
     barrier = jnp.sum(jnp.where(stops, bit, np.uint32(0)), axis=1, dtype=jnp.uint32)
     lit = fired[:, None] & ((barrier[:, None] & before) == 0)
-    return Shot(fired, aimed.flat, lit, jnp.any(on & lit[:, :, None], axis=1))
+    flat, shown = aimed.flat.reshape(-1), (lit & (aimed.flat < terrain.size)).reshape(-1)
+    board = paint(flat // terrain.width, flat % terrain.width, shown, terrain.wall.shape)[0]
+    return Shot(fired, aimed.flat, lit, jnp.any(on & lit[:, :, None], axis=1), board)
 
 
 def struck(shot: Shot, targets: Array) -> Array:
     """[N, S] bool: whose beam reaches which of the flat cells `targets` [S]?"""
     return jnp.any(shot.lit[:, :, None] & (shot.flat[:, :, None] == targets), axis=1)
+
+
+def reached(shot: Shot, targets: np.ndarray, width: int) -> Array:
+    """[S] bool: does any beam reach each of the flat cells `targets` [S] (constants)? `width`: of the map."""
+    row, col = targets // width, targets % width
+    words = shot.board.reshape(-1).at[row * shot.board.shape[1] + col // 32].get(mode="promise_in_bounds")
+    return ((words >> (col % 32).astype(np.uint32)) & 1) > 0

@@ -13,50 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_bench.envs.grid.apart import apart
 from marl_bench.envs.grid.avatars import Avatars, padded
 from marl_bench.envs.grid.beams import by_heading
+from marl_bench.envs.grid.boards import paint, plane
 from marl_bench.envs.grid.geometry import PAD, Terrain, Window
 
 Array = jax.Array
-
-
-def boards(row: Array, col: Array, bits: Array, terrain: Terrain, planes: int) -> Array:
-    """Paint things into bit boards, without a scatter.
-
-    Args:
-      row: [K] rows of the things. col: [K] columns.
-      bits: [K] integers, bit p set where the thing shows on plane p.
-      terrain: the map. planes: P.
-    Returns:
-      [P, H, ceil(W / 32)] uint32, bit c % 32 of word c // 32 is column c; things on one cell are joined by "or".
-    """
-    words = -(-terrain.width // 32)
-    bits = bits.astype(jnp.uint32)
-    shown = (bits >> np.arange(planes, dtype=np.uint32)[:, None]) & 1  # [P, K]
-    at = shown << (col.astype(jnp.uint32) & 31)  # [P, K]
-    match = row == np.arange(terrain.height)[:, None]  # [H, K]
-    if words == 1:
-        painted = jnp.where(match, at[:, None, :], np.uint32(0))[:, :, None, :]
-    else:
-        word = (col.astype(jnp.int32) >> 5) == np.arange(words)[:, None]  # [words, K]
-        painted = jnp.where(match[:, None, :] & word, at[:, None, None, :], np.uint32(0))
-    return jax.lax.reduce(painted, np.uint32(0), jax.lax.bitwise_or, (3,))
-
-
-def plane(board: Array, width: int) -> Array:
-    """[..., H, W] uint32 zeros and ones of bit boards [..., H, ceil(W / 32)]."""
-    spread = [
-        (board[..., word, None] >> np.arange(min(32, width - 32 * word), dtype=np.uint32)) & 1
-        for word in range(board.shape[-1])
-    ]
-    return spread[0] if len(spread) == 1 else jnp.concatenate(spread, axis=-1)
-
-
-def paint_beam(flat: Array, lit: Array, terrain: Terrain) -> Array:
-    """[H, ceil(W / 32)] uint32 bit board of the floor cells that beams light; `flat`, `lit` [N, K]."""
-    flat, lit = flat.reshape(-1), lit.reshape(-1)
-    on = lit & (flat < terrain.size)
-    return boards(flat // terrain.width, flat % terrain.width, on, terrain, 1)[0]
 
 
 def windows(board: Array, avatars: Avatars, terrain: Terrain, window: Window, outside: int) -> Array:
@@ -75,13 +38,8 @@ def windows(board: Array, avatars: Avatars, terrain: Terrain, window: Window, ou
 
 
 def channels(bits: Array, num: int) -> Array:
-    """[..., num] uint8 zeros and ones: the lowest `num` bits of [...] integers."""
-    # Four bits at a time become four bytes: a product moves bit i to bit 8 i.
-    groups = -(-num // 4)
-    nibbles = (bits.astype(jnp.uint32)[..., None] >> (4 * np.arange(groups, dtype=np.uint32))) & np.uint32(15)
-    bytes_ = (nibbles * np.uint32(0x00204081)) & np.uint32(0x01010101)
-    spread = jax.lax.bitcast_convert_type(bytes_, jnp.uint8).reshape(*bits.shape, 4 * groups)
-    return spread[..., :num]
+    """[..., num] uint8 zeros and ones: the lowest `num` bits of [...] uint32."""
+    return ((bits[..., None] >> np.arange(num, dtype=np.uint32)) & 1).astype(jnp.uint8)
 
 
 def relative_heading(code: Array, own: Array) -> Array:
@@ -106,7 +64,7 @@ def code_map(world: Any, state: Any) -> tuple[Array, int]:
     """
     terrain, avatars = world.terrain, state.avatars
     bits, planes = avatar_bits(world, avatars)
-    things = jnp.concatenate([boards(avatars.row, avatars.col, bits, terrain, planes), state.lit])
+    things = jnp.concatenate([paint(avatars.row, avatars.col, bits, terrain.wall.shape, planes), state.lit])
     shift = 1 + world.code_bits
     total = shift + planes + len(world.beams)
     kind = jnp.uint16 if total <= 16 else jnp.uint32
@@ -132,10 +90,23 @@ def avatar_bits(world: Any, avatars: Avatars) -> tuple[Array, int]:
 def views(world: Any, state: Any) -> Array:
     """[N, rows, columns, channels] uint8 views, channels as in `world.channels`."""
     avatars, window = state.avatars, world.window
-    code, _ = code_map(world, state)
-    seen = windows(code, avatars, world.terrain, window, outside=1)
-    # Without the barrier every channel would look the window up again.
-    seen = jax.lax.optimization_barrier(seen).astype(jnp.uint32)
+    code, total = code_map(world, state)
+    bits = apart(lambda code, avatars: seen_bits(world, code, avatars), state.step_count, code, avatars)
+    width = len(world.channels) - (world.players if world.show_ids else 0)
+    seen = channels(bits, width)
+    if world.show_ids:
+        digits = world.players.bit_length()
+        number = windows(code, avatars, world.terrain, window, 1) >> (total - len(world.beams) - digits)
+        number = jnp.where(avatars.alive[:, None], number & ((1 << digits) - 1), 0)
+        ids = number[..., None] == np.arange(1, world.players + 1)
+        seen = jnp.concatenate([seen, ids.astype(jnp.uint8)], axis=-1)
+    return seen.reshape(world.players, *window.shape, seen.shape[-1])
+
+
+def seen_bits(world: Any, code: Array, avatars: Avatars) -> Array:
+    """[N, cells] uint32, bit c is channel c of a view (identities apart), from the code map [H, W]."""
+    window = world.window
+    seen = windows(code, avatars, world.terrain, window, outside=1).astype(jnp.uint32)
     own = np.arange(seen.shape[1]) == window.own
     beams = len(world.beams)
     shift = np.uint32(1 + world.code_bits)
@@ -143,7 +114,7 @@ def views(world: Any, state: Any) -> Array:
     here = (seen >> shift) & np.uint32(1)
     facing = here * relative_heading((seen >> (shift + np.uint32(1))) & np.uint32(3), avatars.heading[:, None])
     _, planes = avatar_bits(world, avatars)
-    lit = seen >> (shift + np.uint32(planes))
+    lit = (seen >> (shift + np.uint32(planes))) & np.uint32((1 << beams) - 1)
     parts = [(seen & 1, 1), (resources, len(world.resource_channels))]
     parts += [(here & own, 1), (here & ~own, 1), (facing, 4), (lit, beams)]
     if world.freezes:
@@ -154,12 +125,4 @@ def views(world: Any, state: Any) -> Array:
     for part, width in parts:
         bits = bits | (part << np.uint32(place))
         place += width
-    bits = jnp.where(avatars.alive[:, None], bits, np.uint32(0))
-    seen_channels = channels(bits, place)
-    if world.show_ids:
-        digits = world.players.bit_length()
-        number = (seen >> (shift + np.uint32(planes - digits))) & np.uint32((1 << digits) - 1)
-        number = jnp.where(avatars.alive[:, None], number, np.uint32(0))
-        ids = number[..., None] == np.arange(1, world.players + 1, dtype=np.uint32)
-        seen_channels = jnp.concatenate([seen_channels, ids.astype(jnp.uint8)], axis=-1)
-    return seen_channels.reshape(world.players, *window.shape, seen_channels.shape[-1])
+    return jnp.where(avatars.alive[:, None], bits, np.uint32(0))

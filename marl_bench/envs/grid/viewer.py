@@ -31,7 +31,7 @@ class Picture(NamedTuple):
 
 
 def lit_cells(board: np.ndarray, width: int) -> np.ndarray:
-    """[H, W] bool of a bit board [H, ceil(W / 32)] (see `view.boards`)."""
+    """[H, W] bool of a bit board [H, ceil(W / 32)] (see `boards.paint`)."""
     bits = (np.asarray(board)[..., None] >> np.arange(32, dtype=np.uint32)) & 1
     return bits.reshape(board.shape[0], -1)[:, :width].astype(bool)
 

@@ -49,7 +49,7 @@ class WorldState:
     Attributes:
       avatars: `Avatars`.
       resources: the world's own pytree of small integers.
-      lit: [beams, H, ceil(W / 32)] uint32, cells that each kind of beam lit in the last step (see `view.boards`).
+      lit: [beams, H, ceil(W / 32)] uint32, cells that each kind of beam lit in the last step (see `boards.paint`).
       key: [] typed PRNG key of the episode; draws are numbered by the step count.
       step_count: [] int32.
     """
@@ -72,6 +72,7 @@ class Frame:
       reward: [N] float32, so far.
       counts: name -> [N] int8, events of this step (see `GridWorld.count_names`).
       words: [num_words] uint32, the world's own random words of this step.
+      count: [] int32, number of this step, from 1.
     """
 
     avatars: av.Avatars
@@ -80,6 +81,7 @@ class Frame:
     reward: Array
     counts: dict[str, Array]
     words: Array
+    count: Array
 
     def paid(self, reward: Array) -> Frame:
         """The frame with `reward` [N] added."""
@@ -334,7 +336,7 @@ class GridWorld(Environment):
         avatars, due = av.tick(state.avatars)
         avatars = av.put(avatars, due, self.terrain, self.spawn_cells, places)
         nothing = {name: jnp.zeros(n, jnp.int8) for name in ("shots", "hits", *self.count_names)}
-        frame = Frame(avatars, state.resources, actions, jnp.zeros(n, jnp.float32), nothing, own)
+        frame = Frame(avatars, state.resources, actions, jnp.zeros(n, jnp.float32), nothing, own, count)
         frame = self.grow(frame)
         moved = av.move(frame.avatars, actions, self.solid(frame.resources), priorities, self.terrain, self.resolver)
         frame = self.enter(frame.replace(avatars=moved))  # pyright: ignore[reportAttributeAccessIssue]
@@ -352,7 +354,7 @@ class GridWorld(Environment):
             fired = loaded[:, index] & (frame.actions == len(MOVE_NAMES) + index)
             aimed = bm.aim(ground, beam, self.terrain)
             shot = bm.shoot(fired, aimed, self.blocks(frame, beam, aimed), ground, beam, self.terrain)
-            lit.append(view.paint_beam(shot.flat, shot.lit, self.terrain))
+            lit.append(shot.board)
             now = frame.avatars
             waits = now.waits.at[:, index].set(jnp.where(fired, beam.wait, now.waits[:, index]).astype(jnp.int8))
             frame = frame.replace(avatars=now.replace(waits=waits))  # pyright: ignore[reportAttributeAccessIssue]
