@@ -29,6 +29,20 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **{f"climbing_{players}": ("team_game", {"game": "climbing", "players": players}) for players in (3, 4, 5)},
     **{f"matching_{players}": ("team_game", {"game": "matching", "players": players}) for players in (3, 5, 10)},
+    "volunteers_dilemma": (
+        "public_goods",
+        {"players": 3, "multiplier": 0.0, "endowment": 0.0, "threshold": 1.0, "bonus": 4.0},
+    ),
+    "threshold_public_goods": (
+        "public_goods",
+        {"players": 5, "multiplier": 0.0, "endowment": 0.0, "threshold": 3.0, "bonus": 4.0},
+    ),
+    "n_player_stag_hunt": ("collective_dilemma", {"rule": "stag_hunt"}),
+    "snowdrift": ("collective_dilemma", {"rule": "snowdrift"}),
+    "minority": ("collective_dilemma", {"rule": "minority", "benefit": 1.0}),
+    "public_goods_continuous": ("continuous_dilemma", {"game": "public_goods"}),
+    "public_goods_punishment": ("continuous_dilemma", {"game": "public_goods", "punishment": True}),
+    "commons_one_round": ("continuous_dilemma", {"game": "commons", "horizon": 1}),
     "fishery": ("common_pool", {"skin": "fishery"}),
     "pasture": ("common_pool", {"skin": "pasture"}),
     "pollution": ("common_pool", {"skin": "pollution"}),
@@ -36,6 +50,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "pasture_lots": ("common_pool", {"skin": "pasture", "allocation": "stochastic"}),
     "pollution_lots": ("common_pool", {"skin": "pollution", "allocation": "stochastic"}),
     "fishery_newcomer": ("common_pool", {"skin": "fishery", "newcomer_round": 3}),
+    "trust_and_split_silent": ("trust_and_split", {"turns": 0}),
+    "trust_and_split_2": ("trust_and_split", {"turns": 2, "vocabulary": 8}),
     **{
         f"equal_line_{players}": ("equal_line", {"players": players}) for players in (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)
     },
@@ -46,6 +62,51 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "gift_mp": ("gift", {"multiplier": 5, "end": "mp"}),
     "territory_rooms": ("territory", {"layout": "rooms"}),
     "territory_expected": ("territory", {"rewards": "expected"}),
+    **{
+        f"{game}_in_the_matrix_arena": ("in_the_matrix", {"game": game, "end_chance": chance})
+        for game, chance in (
+            ("prisoners_dilemma", 0.15),
+            ("chicken", 0.2),
+            ("stag_hunt", 0.1),
+            ("pure_coordination", 0.2),
+            ("rationalizable", 0.2),
+            ("bach_stravinsky", 0.2),
+            ("running_with_scissors", 0.2),
+        )
+    },
+    **{
+        f"{game}_in_the_matrix_repeated": (
+            "in_the_matrix",
+            {"game": game, "layout": "repeated", "players": 2, "end_chance": 0.1},
+        )
+        for game in (
+            "prisoners_dilemma",
+            "chicken",
+            "stag_hunt",
+            "pure_coordination",
+            "rationalizable",
+            "bach_stravinsky",
+        )
+    },
+    "running_with_scissors_in_the_matrix_repeated": (
+        "in_the_matrix",
+        {"game": "running_with_scissors", "layout": "repeated", "players": 2, "delay": 15},
+    ),
+    "prisoners_dilemma_in_the_matrix_socialjax": (
+        "in_the_matrix",
+        {"layout": "sparse", "players": 2, "row_payoffs": ((3.0, -1.0), (5.0, 1.0)), "freeze": 5},
+    ),
+    "coop_mining_mp": ("coop_mining", {"end": "mp"}),
+    "mushrooms_mp": ("mushrooms", {"end": "mp"}),
+    "simple_spread": ("spread", {}),
+    "simple_tag": ("tag", {}),
+    "simple_world_comm": ("world", {}),
+    "simple_speaker_listener": ("speaker_listener", {}),
+    "simple_reference": ("reference", {}),
+    "simple_adversary": ("adversary", {}),
+    "omar_spread": ("spread", {"rules": "omar", "actions": "continuous"}),
+    "omar_tag": ("tag", {"rules": "omar", "actions": "continuous", "prey": "flee"}),
+    "omar_world": ("world", {"rules": "omar", "actions": "continuous", "prey": "flee"}),
 }
 """Name -> (registered environment, fields it sets)."""
 
