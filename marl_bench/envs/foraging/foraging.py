@@ -28,7 +28,7 @@ import numpy as np
 from flax import struct
 
 from marl_bench import specs
-from marl_bench.environment import Environment, Observation, ScriptedPolicy, TimeStep, field
+from marl_bench.environment import Environment, ScriptedPolicy, TimeStep, field
 from marl_bench.envs.foraging import generation, limits, rules, scripted, viewer, views
 from marl_bench.envs.layout import batch_last
 

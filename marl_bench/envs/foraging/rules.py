@@ -117,12 +117,14 @@ def shares(
       total: [] int32, levels of all food placed in this episode.
       normalize: whether to divide.
     """
-    earned = level[:, None].astype(jnp.int32) * food_level[None].astype(jnp.int32)
+    paid = member & lifted[None]
+    earned = jnp.where(paid, level[:, None].astype(jnp.int32) * food_level[None].astype(jnp.int32), 0)
     value = earned.astype(jnp.float32)
     if normalize:
-        # One quotient of integers, as in the references: so the result is the same to the last bit.
-        value = value / jnp.maximum(strength * total, 1).astype(jnp.float32)[None]
-    return jnp.sum(jnp.where(member & lifted[None], value, 0.0), axis=1)
+        # One quotient of two integers, as in the references, so that the result is theirs to the last bit. A divisor of its
+        # own for every pair: the compiler turns division by a broadcast number into another multiplication.
+        value = value / jnp.where(paid, (strength * total)[None], 1).astype(jnp.float32)
+    return jnp.sum(value, axis=1)
 
 
 def fines(
