@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 
@@ -178,6 +179,30 @@ def test_a_peer_that_is_missing_is_named_with_its_command(monkeypatch):
 def test_an_unwritable_file_is_named(tmp_path):
     with pytest.raises(RunError, match="cannot be written"):
         bench_envs._write(tmp_path / "missing" / "out.json", "")
+
+
+def first_actions(rollout, key):
+    return jax.tree.map(lambda leaf: leaf[0], rollout.draw(key, 2))
+
+
+@pytest.mark.parametrize("contest", bench_contests.CONTESTS, ids=lambda contest: contest.name)
+def test_both_sides_of_a_contest_can_be_traced_and_have_the_same_agents(contest):
+    """Traced only: compiling them all is what the benchmark does."""
+    if contest.peer == "jaxmarl":
+        pytest.importorskip("jaxmarl")
+    batch = 5
+    sides = {} if isinstance(contest.theirs, Figure) else contest.theirs(batch)
+    sides = {"ours": bench_rollouts.our_rollout(contest.ours(), batch, 4), **sides}
+    rewards = {}
+    for name, rollout in sides.items():
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        carry = jax.eval_shape(rollout.start, key)
+        actions = jax.eval_shape(functools.partial(first_actions, rollout), key)
+        following = jax.eval_shape(rollout.step, carry, actions)
+        assert jax.tree.structure(carry) == jax.tree.structure(following)
+        reward = following[2][0]
+        rewards[name] = sum(leaf.size for leaf in jax.tree.leaves(reward))
+    assert set(rewards.values()) == {batch * contest.ours().num_agents}
 
 
 def test_contests_have_names_of_their_own_and_make_our_worlds():

@@ -129,6 +129,10 @@ def _load(id: str, options: tuple[tuple[str, Any], ...]) -> _Loaded:
         )
     state, _ = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))
     _, timestep = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct(spec.shape, spec.dtype))
+    mask = getattr(timestep.observation, "action_mask", None)
+    if layout is not None and sizes is not None and mask is not None:
+        # MultiCVRP's spec allows one number more than there are nodes.
+        sizes = tuple(min(size, mask.shape[-1]) for size in sizes)
     extras = tuple(name for name, leaf in (timestep.extras or {}).items() if getattr(leaf, "shape", None) == ())
     return _Loaded(env, layout, 1 if layout is None else spec.shape[0], sizes, extras)
 
