@@ -29,6 +29,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     **{f"climbing_{players}": ("team_game", {"game": "climbing", "players": players}) for players in (3, 4, 5)},
     **{f"matching_{players}": ("team_game", {"game": "matching", "players": players}) for players in (3, 5, 10)},
+    "weak_prisoners_dilemma": (
+        "network_dilemma",
+        {"dilemma_strength": None, "reward": 1.0, "sucker": 0.0, "temptation": 1.85, "punishment": 0.0},
+    ),
     "volunteers_dilemma": (
         "public_goods",
         {"players": 3, "multiplier": 0.0, "endowment": 0.0, "threshold": 1.0, "bonus": 4.0},
@@ -55,6 +59,17 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         f"equal_line_{players}": ("equal_line", {"players": players}) for players in (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)
     },
+    "cleanup_mp": ("cleanup", {"end": "mp"}),
+    "cleanup_socialjax_like": ("cleanup", {"players": 7, "horizon": 1000}),
+    **{
+        f"commons_harvest_{layout}": ("commons_harvest", {"layout": layout})
+        for layout in ("open", "closed", "partnership")
+    },
+    **{
+        f"commons_harvest_{layout}_mp": ("commons_harvest", {"layout": layout, "end": "mp"})
+        for layout in ("open", "closed", "partnership")
+    },
+    "commons_harvest_socialjax_like": ("commons_harvest", {"layout": "open", "regrowth_one": 0.001, "horizon": 1000}),
     "coin_game_lola": ("coin_game", {"coins": 1, "horizon": 150}),
     "coin_game_5x5": ("coin_game", {"size": 5}),
     "coins_mp": ("coins", {"end": "mp", "horizon": 300, "end_chance": 0.05}),
