@@ -29,7 +29,11 @@ def make(id, **options):
     return marl_bench.make(f"jaxmarl:{id}", options=options)
 
 
-@pytest.mark.parametrize("id", IDS)
+QUICK = ("MPE_simple_tag_v3", "MPE_simple_world_comm_v3", "switch_riddle", "HeuristicEnemySMAX", "coin_game")
+"""Traced in every run of the suite; each costs seconds, because JaxMARL traces slowly."""
+
+
+@pytest.mark.parametrize("id", [pytest.param(id, marks=() if id in QUICK else pytest.mark.slow) for id in IDS])
 def test_shapes_are_those_of_the_specs_at_reset_and_step(id):
     env = make(id)
     state, first = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))

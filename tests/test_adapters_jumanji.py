@@ -28,7 +28,13 @@ SEVERAL = {
 }
 
 
-@pytest.mark.parametrize("id", [*SEVERAL, *SINGLE])
+QUICK = ("LevelBasedForaging-v0", "Connector-v3", "MultiCVRP-v0", "Snake-v1")
+"""Traced in every run of the suite; each costs seconds, because Jumanji makes and traces slowly."""
+
+
+@pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=() if id in QUICK else pytest.mark.slow) for id in (*SEVERAL, *SINGLE)]
+)
 def test_shapes_are_those_of_the_specs_at_reset_and_step(id):
     env = marl_bench.make(f"jumanji:{id}")
     state, first = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))
@@ -143,12 +149,8 @@ def test_one_environment_is_made_once_and_never_under_a_trace():
     assert env.inner is not marl_bench.make("jumanji:Snake-v1", options={"time_limit": 7}).inner
 
 
-def test_the_small_one_keeps_the_contract():
-    assert check_environment(marl_bench.make("jumanji:Cleaner-v0"), num_steps=8) == []
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("id", ["LevelBasedForaging-v0", "Connector-v3", "SearchAndRescue-v0"])
+@pytest.mark.parametrize("id", ["LevelBasedForaging-v0", "Connector-v3", "Cleaner-v0", "SearchAndRescue-v0"])
 def test_all_keep_the_contract(id):
     assert check_environment(marl_bench.make(f"jumanji:{id}"), num_steps=30) == []
 
