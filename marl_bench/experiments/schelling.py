@@ -6,11 +6,12 @@ hardware, versions), `NAME.svg` and `NAME.png` into a folder, whose `README.md` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,15 @@ def main(
         raise UsageError(f"--episodes {episodes}: an interval needs at least 2")
     env = build_environment(world, fields)
     policy, other = (_policy(env, world, name) for name in (cooperate, defect))
-    cpu, wall = time.process_time(), time.perf_counter()
-    try:
+    start = time.process_time(), time.perf_counter()
+    with _mistakes_explained():
         played = play_compositions(env, policy, other, jax.random.key(seed), episodes=episodes, steps=steps)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    seconds = {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+    seconds = {"cpu_seconds": time.process_time() - start[0], "wall_seconds": time.perf_counter() - start[1]}
     diagnosis = diagnose(played.cooperators, played.defectors, played.group)
-    settings = {
-        "--episodes": episodes if episodes != DEFAULT_EPISODES else None,
-        "--steps": steps,
-        "--seed": seed or None,
-        "--cooperate": cooperate if cooperate != "cooperate" else None,
-        "--defect": defect if defect != "defect" else None,
-    }
-    options = "".join(f" {name} {value}" for name, value in settings.items() if value is not None)
+    options = {"episodes": episodes, "steps": steps, "seed": seed, "cooperate": cooperate, "defect": defect}
     record = {
         "world": world,
-        "command": " ".join([f"marl-bench schelling env={world}", *fields, "--out DIR"]) + options,
+        "command": _command(world, fields, options),
         "policies": [cooperate, defect],
         "agents": env.num_agents,
         "episodes_per_composition": episodes,
@@ -88,12 +80,32 @@ def main(
     name = safe_name("-".join([world, *(field.replace("=", "_") for field in fields)]), "name of the files")
     folder = Path(out).expanduser()
     save_figure(schelling_diagram(diagnosis, world), folder, name)
+    _publish(record, folder, name)
+    return 0
+
+
+@contextlib.contextmanager
+def _mistakes_explained() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _publish(record: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the record and the overview, and print the verdict."""
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_overview(folder)
-    print(f"{world}: {diagnosis.verdict} ({diagnosis.kind})")
+    print(f"{record['world']}: {record['verdict']} ({record['kind']})")
     for label in ("gain", "benefit", "fear", "greed"):
         print(f"  {label:8}{_shown(record[label])}")
-    return 0
+
+
+def _command(world: str, fields: Sequence[str], options: dict[str, Any]) -> str:
+    """The command line that repeats a run; options at their defaults are left out."""
+    defaults = {"episodes": DEFAULT_EPISODES, "steps": None, "seed": 0, "cooperate": "cooperate", "defect": "defect"}
+    changed = [f"--{name} {value}" for name, value in options.items() if value != defaults[name]]
+    return " ".join([f"marl-bench schelling env={world}", *fields, "--out DIR", *changed])
 
 
 def _policy(env: Any, world: str, name: str) -> Any:

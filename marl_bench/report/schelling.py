@@ -111,10 +111,7 @@ def diagnose(
         raise ValueError(f"shapes differ: cooperators {paid_c.shape}, defectors {paid_d.shape}, group {paid.shape}")
     agents, episodes = paid.shape[0] - 1, paid.shape[1]
     data = np.stack([paid_c, paid_d, paid])
-    generator = np.random.default_rng(seed)
-    drawn = np.empty((resamples, *data.shape[:2]))
-    for m in range(agents + 1):
-        drawn[:, :, m] = cluster_weights(generator, resamples, episodes) @ data[:, m].T / episodes
+    drawn = _resampled(data, resamples, seed)
     mean = data.mean(axis=-1)
 
     def interval(samples: Floats, estimate: float) -> Interval:
@@ -129,9 +126,6 @@ def diagnose(
     probability, bar = float(holds.mean()), (1 + confidence) / 2
     verdict = DILEMMA if probability >= bar else NO_DILEMMA if probability <= 1 - bar else UNDECIDED
     gain, benefit, fear, greed = (interval(resampled[:, i], estimated[0, i]) for i in range(4))
-    kind = _KINDS[fear.estimate > noise, greed.estimate > noise]
-    if kind == "prisoner's dilemma" and gain.estimate <= noise:
-        kind = "deadlock"
     return Diagnosis(
         cooperator=curve(0, range(1, agents + 1)),
         defector=curve(1, range(agents)),
@@ -142,10 +136,27 @@ def diagnose(
         greed=greed,
         probability=probability,
         verdict=verdict,
-        kind=kind,
+        kind=_kind(estimated[0], noise),
         crossings=_crossings(mean[1, :-1] - mean[0, 1:]),
         tipping=int(np.argmax(mean[2])),
     )
+
+
+def _resampled(data: Floats, resamples: int, seed: int) -> Floats:
+    """[R, 3, N + 1] means of bootstrap samples of the episodes of every composition; `data` [3, N + 1, E]."""
+    episodes = data.shape[-1]
+    generator = np.random.default_rng(seed)
+    drawn = np.empty((resamples, *data.shape[:2]))
+    for m in range(data.shape[1]):
+        drawn[:, :, m] = cluster_weights(generator, resamples, episodes) @ data[:, m].T / episodes
+    return drawn
+
+
+def _kind(differences: Floats, noise: float) -> str:
+    """Name of the game of gain, benefit, fear and greed [4]."""
+    gain, _, fear, greed = differences
+    kind = _KINDS[bool(fear > noise), bool(greed > noise)]
+    return "deadlock" if kind == "prisoner's dilemma" and gain <= noise else kind
 
 
 def _differences(means: Floats) -> Floats:
