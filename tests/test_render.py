@@ -52,26 +52,28 @@ def test_a_gif_holds_every_frame_and_a_png_one(tmp_path):
         np.testing.assert_array_equal(np.asarray(picture), frames[0])
 
 
+TORUS = ["env=network_dilemma", "env.side=4"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "run"
-    config = SweepConfig.from_tokens(
-        ["env=matrix_game", "env.horizon=4", "learner=dqn", "learner.batch_size=4", "seeds=1", "steps=8", "log_every=8"]
-    )
-    run_sweep(config, out, wandb="disabled", quiet=True)
+    learner = ["hidden_sizes=(8,)", "batch_size=8", "buffer_steps=20", "evaluation_steps=20"]
+    tokens = [*TORUS, "learner=dqn", *(f"learner.{setting}" for setting in learner), "seeds=1", "steps=100"]
+    run_sweep(SweepConfig.from_tokens(tokens), out, wandb="disabled", quiet=True)
     return out
 
 
 def test_a_run_plays_what_it_learned(trained):
-    env, player = render.read_request(["env=matrix_game", "env.horizon=4", f"policy={trained}"])
+    env, player = render.read_request([*TORUS, f"policy={trained}"])
     frames = render.play(env, player, 10, seed=0)
-    assert len(frames) == 5
+    assert len(frames) == 11
     again = render.play(env, player, 10, seed=0)
     assert all((a == b).all() for a, b in zip(frames, again, strict=True))
 
 
 def test_a_run_of_another_game_is_refused(trained):
-    with pytest.raises(UsageError, match=r"trained on MatrixGame .* but env is CoinGame"):
+    with pytest.raises(UsageError, match=r"trained on NetworkDilemma .* but env is CoinGame"):
         render.read_request(["env=coin_game", f"policy={trained}"])
 
 
