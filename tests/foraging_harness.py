@@ -172,7 +172,7 @@ def as_state(record: dict[str, np.ndarray]) -> State:
     return State(*(jnp.asarray(record[name], dtype) for name, dtype in zip(STATE, DTYPES, strict=True)))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _stepper(items: tuple) -> object:
     env = Foraging(**dict(items))
     return jax.jit(jax.vmap(env.step))

@@ -212,7 +212,7 @@ def played():
 
 @pytest.mark.parametrize("name", CASES)
 def test_corner_case(played, name):
-    record, (state, timestep) = played
+    _, (state, timestep) = played
     case, index = CASES[name], list(CASES).index(name)
     used, foods = len(case.agents), len(case.foods)
     assert list(zip(state.row[index, :used].tolist(), state.col[index, :used].tolist(), strict=True)) == case.to

@@ -61,11 +61,12 @@ class State:
         return self.food_row, self.food_col, self.food_level
 
 
-_DTYPES = State(*(np.int8,) * 6, np.int16, np.int32)  # pyright: ignore[reportArgumentType]
-
-
 def _small(state: State) -> State:
-    return jax.tree.map(lambda leaf, dtype: leaf.astype(dtype), state, _DTYPES)
+    """The state in the dtypes that it is kept in."""
+    narrow: State = jax.tree.map(lambda leaf: leaf.astype(jnp.int8), state)
+    return narrow.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        food_total=state.food_total.astype(jnp.int16), step_count=state.step_count.astype(jnp.int32)
+    )
 
 
 @struct.dataclass

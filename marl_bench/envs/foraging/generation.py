@@ -113,7 +113,7 @@ def lbforaging_places(
     row, col = place_anywhere(key_agents, jnp.ones(rows * cols, bool), agents, cols)
     cell_row, cell_col = _cells(rows, cols)
     taken = jnp.any((cell_row[:, None] == row) & (cell_col[:, None] == col), axis=1)
-    food_row, food_col = place_apart(key_food, _interior(rows, cols) & ~taken, food, rows, cols, 3)
+    food_row, food_col = place_apart(key_food, jnp.asarray(_interior(rows, cols)) & ~taken, food, rows, cols, 3)
     order = jnp.argsort(jnp.where(food_row < 0, rows * cols, food_row * cols + food_col))
     return (row, col), (food_row[order], food_col[order])
 

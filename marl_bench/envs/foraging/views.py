@@ -122,7 +122,7 @@ def windows(
         in_col = at_col[:, None, None, :] == other_col[None, :, None, None]
         return jnp.max(jnp.where(in_row & in_col, value[None, :, None, None], 0), axis=1)
 
-    index = np.arange(1, count + 1).reshape(count, *extra)
+    index = jnp.arange(1, count + 1, dtype=jnp.int32).reshape(count, *extra)
     code = cover(row, col, index * _CODE + level)
     agent_layer = code % _CODE if levels else (code > 0).astype(code.dtype)
     food_layer = cover(*food)
