@@ -125,7 +125,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> (registered environment, fields it sets)."""
 
-GRAMMARS: dict[str, str] = {}
+GRAMMARS: dict[str, str] = {"Foraging": "marl_bench.envs.foraging.names:parse"}
 """Prefix of a name -> address of `parse(name) -> (registered environment, fields)`, which raises ValueError naming the
 part that it cannot read."""
 

@@ -33,6 +33,7 @@ _BUILT_IN = {
         "continuous_dilemma": "marl_bench.envs.continuous_dilemma:ContinuousDilemma",
         "coop_mining": "marl_bench.envs.coop_mining.coop_mining:CoopMining",
         "equal_line": "marl_bench.envs.equal_line.equal_line:EqualLine",
+        "foraging": "marl_bench.envs.foraging.foraging:Foraging",
         "gift": "marl_bench.envs.gift.gift:Gift",
         "in_the_matrix": "marl_bench.envs.in_the_matrix.in_the_matrix:InTheMatrix",
         "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
