@@ -28,8 +28,9 @@ from flax import struct
 from marl_bench import specs
 from marl_bench.environment import ScriptedPolicy, check_choice, check_range, field
 from marl_bench.envs.grid import avatars as av
-from marl_bench.envs.grid import geometry, sites, view
+from marl_bench.envs.grid import geometry, sites
 from marl_bench.envs.grid.beams import Aim, Beam, Shot, struck
+from marl_bench.envs.grid.boards import paint, plane
 from marl_bench.envs.grid.geometry import Terrain, Window
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 from marl_bench.envs.in_the_matrix import layouts, rules, scripted, viewer
@@ -358,9 +359,9 @@ class InTheMatrix(GridWorld):
         if self.payoff.roles:
             flags = flags | np.where(np.arange(self.players) % 2 == 0, np.uint32(2), np.uint32(0))
         flags = jnp.where(state.avatars.alive, flags, np.uint32(0))
-        painted = view.boards(state.avatars.row, state.avatars.col, flags, terrain, len(self._flags))
+        painted = paint(state.avatars.row, state.avatars.col, flags, terrain.wall.shape, len(self._flags))
         for place in range(len(self._flags)):
-            bit = view.plane(painted[place], terrain.width).astype(jnp.uint8)
+            bit = plane(painted[place], terrain.width).astype(jnp.uint8)
             code = code | (bit << np.uint8(self.types + place))
         return code
 
@@ -398,11 +399,9 @@ def _with(frame: Frame, **changes: Any) -> Frame:
 
 
 def _check_matrix(value: Any, name: str, types: int) -> None:
-    """Check a matrix that a user wrote; leaves of `jax.tree` operations pass."""
-    if not isinstance(value, (list, tuple, np.ndarray)):
+    """Check a matrix that a user wrote: K rows of K numbers. Arrays, and what `jax.tree` operations put there, pass."""
+    if not isinstance(value, (list, tuple)):
         return
-    found = np.array(value, dtype=object)
-    if found.shape[-2:] != (types, types):
-        raise ValueError(
-            f"{name}: must be a {types} x {types} matrix, not of shape {found.shape} (field of InTheMatrix)"
-        )
+    rows = [len(row) if isinstance(row, (list, tuple)) else 0 for row in value]
+    if rows != [types] * types:
+        raise ValueError(f"{name}={value!r}: must be {types} rows of {types} numbers (field of InTheMatrix)")
