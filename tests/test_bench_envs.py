@@ -185,7 +185,16 @@ def first_actions(rollout, key):
     return jax.tree.map(lambda leaf: leaf[0], rollout.draw(key, 2))
 
 
-@pytest.mark.parametrize("contest", bench_contests.CONTESTS, ids=lambda contest: contest.name)
+QUICK = ("coin_game", "commons_harvest")
+
+
+@pytest.mark.parametrize(
+    "contest",
+    [
+        pytest.param(contest, id=contest.name, marks=() if contest.name in QUICK else pytest.mark.slow)
+        for contest in bench_contests.CONTESTS
+    ],
+)
 def test_both_sides_of_a_contest_can_be_traced_and_have_the_same_agents(contest):
     """Traced only: compiling them all is what the benchmark does."""
     if contest.peer == "jaxmarl":

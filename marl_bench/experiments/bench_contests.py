@@ -37,7 +37,7 @@ def _their_foraging(size: int, agents: int, food: int) -> Callable[[int], dict[s
 def _foraging(size: int, agents: int, food: int) -> Any:
     # Jumanji's time limit is 100; its start states differ a little (agents never start in some rows), and cost what they cost.
     fields = {"variant": "jumanji", "force_coop": True, "horizon": 100}
-    return make("marl_bench.envs.foraging.foraging:Foraging", size=size, agents=agents, food=food, **fields)
+    return make("foraging", size=size, agents=agents, food=food, **fields)
 
 
 _SOCIALJAX = "SocialJax (git 9df972d) on 2 cores of an AMD EPYC (Zen 3), JAX 0.10.2, batches of 64 and 1,024"
@@ -78,9 +78,21 @@ CONTESTS = (
         theirs=_jaxmarl("coin_game", num_inner_steps=100, num_outer_steps=1),
     ),
     Contest(
+        name="cleanup",
+        peer="socialjax",
+        ours=lambda: make("cleanup_socialjax_like"),
+        theirs=Figure(1_000, 1_000, _SOCIALJAX),
+    ),
+    Contest(
+        name="commons_harvest",
+        peer="socialjax",
+        ours=lambda: make("commons_harvest_socialjax_like"),
+        theirs=Figure(900, 1_500, _SOCIALJAX),
+    ),
+    Contest(
         name="in_the_matrix",
         peer="socialjax",
-        ours=lambda: make("in_the_matrix"),
+        ours=lambda: make("prisoners_dilemma_in_the_matrix_socialjax"),
         theirs=Figure(4_000, 5_500, _SOCIALJAX),
         crowd=lambda agents: make("in_the_matrix", players=agents),
     ),
