@@ -171,7 +171,7 @@ def test_diagram_shows_both_curves_and_the_group():
 
 def test_files_and_overview(tmp_path, capsys):
     assert schelling.main("coin_game", tmp_path, fields=["horizon=40"], episodes=100) == 0
-    assert schelling.main("coin_game", tmp_path, fields=["horizon=40", "penalty=0.0"], episodes=100, seed=3) == 0
+    assert schelling.main("coin_game", tmp_path, fields=["env.horizon=40", "penalty=0.0"], episodes=100, seed=3) == 0
     names = ("coin_game-horizon_40", "coin_game-horizon_40-penalty_0.0")
     first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in names)
     assert first["verdict"] == DILEMMA and first["kind"] == "prisoner's dilemma"
@@ -180,7 +180,7 @@ def test_files_and_overview(tmp_path, capsys):
     assert second["verdict"] == NO_DILEMMA
     assert (
         second["command"]
-        == "marl-bench schelling env=coin_game horizon=40 penalty=0.0 --out DIR --episodes 100 --seed 3"
+        == "marl-bench schelling env=coin_game env.horizon=40 env.penalty=0.0 --out DIR --episodes 100 --seed 3"
     )
     assert first["gain"][0] == pytest.approx(first["cooperator"][-1][0] - first["defector"][0][0], abs=1e-5)
     assert first["agents"] == 2 and first["mean_steps"] == 40 and first["versions"]["jax"] == jax.__version__

@@ -38,7 +38,7 @@ def main(
     Args:
       world: name of an environment or preset.
       out: folder; made if missing.
-      fields: FIELD=VALUE settings of the environment.
+      fields: FIELD=VALUE or env.FIELD=VALUE settings of the environment.
       cooperate: name of the scripted policy that cooperates.
       defect: name of the scripted policy that defects.
       episodes: episodes of each composition, at least 2.
@@ -59,7 +59,7 @@ def main(
     if episodes < 2:
         raise UsageError(f"--episodes {episodes}: an interval needs at least 2")
     env = build_environment(world, fields)
-    policy, other = (_policy(env, world, name) for name in (cooperate, defect))
+    policy, other = _policy(env, world, cooperate), _policy(env, world, defect)
     start = time.process_time(), time.perf_counter()
     with _mistakes_explained():
         played = play_compositions(env, policy, other, jax.random.key(seed), episodes=episodes, steps=steps)
@@ -77,7 +77,7 @@ def main(
         **_machine(),
         **_as_plain(diagnosis),
     }
-    name = safe_name("-".join([world, *(field.replace("=", "_") for field in fields)]), "name of the files")
+    name = _file_name(world, fields)
     folder = Path(out).expanduser()
     save_figure(schelling_diagram(diagnosis, world), folder, name)
     _publish(record, folder, name)
@@ -101,11 +101,17 @@ def _publish(record: dict[str, Any], folder: Path, name: str) -> None:
         print(f"  {label:8}{_shown(record[label])}")
 
 
+def _file_name(world: str, fields: Sequence[str]) -> str:
+    settings = [field.removeprefix("env.").replace("=", "_") for field in fields]
+    return safe_name("-".join([world, *settings]), "name of the files")
+
+
 def _command(world: str, fields: Sequence[str], options: dict[str, Any]) -> str:
     """The command line that repeats a run; options at their defaults are left out."""
     defaults = {"episodes": DEFAULT_EPISODES, "steps": None, "seed": 0, "cooperate": "cooperate", "defect": "defect"}
     changed = [f"--{name} {value}" for name, value in options.items() if value != defaults[name]]
-    return " ".join([f"marl-bench schelling env={world}", *fields, "--out DIR", *changed])
+    settings = [f"env.{field.removeprefix('env.')}" for field in fields]
+    return " ".join([f"marl-bench schelling env={world}", *settings, "--out DIR", *changed])
 
 
 def _policy(env: Any, world: str, name: str) -> Any:
