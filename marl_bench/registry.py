@@ -25,10 +25,12 @@ _GROUPS = {"environment": "marl_bench.environments", "learner": "marl_bench.lear
 _BUILT_IN = {
     "environment": {
         "adversary": "marl_bench.envs.particles.adversary:Adversary",
+        "cleanup": "marl_bench.envs.cleanup.cleanup:Cleanup",
         "coin_game": "marl_bench.envs.coin_game.coin_game:CoinGame",
         "coins": "marl_bench.envs.coins.coins:Coins",
         "collective_dilemma": "marl_bench.envs.collective_dilemma:CollectiveDilemma",
         "common_pool": "marl_bench.envs.common_pool.common_pool:CommonPool",
+        "commons_harvest": "marl_bench.envs.commons_harvest.commons_harvest:CommonsHarvest",
         "consensus": "marl_bench.envs.consensus:Consensus",
         "continuous_dilemma": "marl_bench.envs.continuous_dilemma:ContinuousDilemma",
         "coop_mining": "marl_bench.envs.coop_mining.coop_mining:CoopMining",

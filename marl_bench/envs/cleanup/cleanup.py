@@ -203,7 +203,7 @@ class Cleanup(GridWorld):
         return Picture(board, colours, ((apples, raster.RED),))
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
-        """`cooperate` cleans while more than a quarter of the sites is dirty and eats otherwise; `defect` only eats."""
+        """`cooperate` cleans while the river is dirtier than the agent's own limit and eats otherwise; `defect` only eats."""
 
         def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
             del observation

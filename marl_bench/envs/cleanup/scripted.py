@@ -13,8 +13,9 @@ from marl_bench.envs.grid import beams, routes
 
 Array = jax.Array
 
-CLEAN_ABOVE = 0.25
-"""Fraction of dirty sites above which cooperators clean (the orchard then grows at 3/8 of the full rate)."""
+CLEAN_ABOVE, APART = 0.10, 0.04
+"""Cooperator i cleans while the dirty fraction is above CLEAN_ABOVE + APART * i: so few clean when little is to be done,
+and all do at the start."""
 
 _CLEAN = 8
 _APPLES, _DIRT = (tuple(cells.tolist()) for cells in (rules.APPLE_SITES, rules.DIRT_SITES))
@@ -43,7 +44,8 @@ def clean(world: Any, state: Any, key: Array) -> Array:
 
 
 def cooperate(world: Any, state: Any, key: Array) -> Array:
-    """[N] actions: `clean` while more than `CLEAN_ABOVE` of the sites are dirty, else `eat`."""
+    """[N] actions: `clean` while more of the sites are dirty than the agent's own limit, else `eat`."""
     key_eat, key_clean = jax.random.split(key)
     phi = jnp.mean(state.resources.dirt.astype(jnp.float32))
-    return jnp.where(phi > CLEAN_ABOVE, clean(world, state, key_clean), eat(world, state, key_eat))
+    limit = CLEAN_ABOVE + APART * jnp.arange(world.num_agents)
+    return jnp.where(phi > limit, clean(world, state, key_clean), eat(world, state, key_eat))

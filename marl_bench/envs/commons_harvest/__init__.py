@@ -1,0 +1,1 @@
+"""Commons harvest: apples grow back near other apples; maps and rates, environment, scripted policies."""
