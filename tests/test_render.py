@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ from PIL import Image
 
 import marl_bench
 from marl_bench import cli
+from marl_bench.envs.coin_game import viewer as coin_viewer
+from marl_bench.envs.foraging import viewer as foraging_viewer
 from marl_bench.errors import RunError, UsageError
 from marl_bench.experiments import gallery, render
 from marl_bench.experiments.cells import SweepConfig
@@ -103,6 +106,26 @@ def test_a_world_without_a_picture_says_so(monkeypatch, tmp_path):
 def test_an_unwritable_file_is_named(tmp_path):
     with pytest.raises(RunError, match=r"missing/a.gif: cannot be written"):
         render.write([np.zeros((4, 4, 3), np.uint8)], tmp_path / "missing" / "a.gif")
+
+
+def test_small_integers_of_a_state_do_not_overflow_in_pixels():
+    def bytes_(*values):
+        return np.array(values, np.int8)
+
+    coins = SimpleNamespace(
+        row=bytes_(7, 0), col=bytes_(7, 1), coin_row=bytes_(7, 2), coin_col=bytes_(0, 7), coin_owner=bytes_(0, 1)
+    )
+    picture = coin_viewer.render(coins, 8)
+    cells = picture.reshape(8, 32, 8, 32, 3).swapaxes(1, 2)
+    red = (cells == coin_viewer.COLOURS[0]).all(axis=-1).any(axis=(2, 3))
+    assert set(zip(*map(np.ndarray.tolist, np.nonzero(red)), strict=True)) == {(7, 7), (7, 0)}
+    board = SimpleNamespace(
+        food_row=bytes_(9), food_col=bytes_(6), food_level=bytes_(2), row=bytes_(8), col=bytes_(9), level=bytes_(1)
+    )
+    picture = foraging_viewer.render(board, 10, 10)
+    cells = picture.reshape(10, 32, 10, 32, 3).swapaxes(1, 2)
+    green = (cells == foraging_viewer.FOOD).all(axis=-1).any(axis=(2, 3))
+    assert set(zip(*map(np.ndarray.tolist, np.nonzero(green)), strict=True)) == {(9, 6)}
 
 
 # --- gallery -----------------------------------------------------------------------------------------------

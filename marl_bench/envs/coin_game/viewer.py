@@ -25,13 +25,18 @@ def render(state: Any, size: int) -> np.ndarray:
     picture = np.full((size * CELL, size * CELL, 3), _FLOOR, np.uint8)
     picture[::CELL], picture[:, ::CELL] = _LINE, _LINE
     y, x = np.mgrid[:CELL, :CELL] - (CELL - 1) / 2
-    coins = zip(np.asarray(state.coin_row), np.asarray(state.coin_col), np.asarray(state.coin_owner), strict=True)
+    # Python's integers: a row of int8 times the size of a cell would overflow.
+    coins = zip(
+        *(np.asarray(part).tolist() for part in (state.coin_row, state.coin_col, state.coin_owner)), strict=True
+    )
     for row, col, owner in coins:
         # Coins of both colours on one cell: each moves a little towards its agent's side.
         shift = 4 if owner else -4
         cell = picture[row * CELL : (row + 1) * CELL, col * CELL : (col + 1) * CELL]
         cell[(y - shift) ** 2 + (x - shift) ** 2 <= _RADIUS**2] = COLOURS[owner]
-    for agent, (row, col) in enumerate(zip(np.asarray(state.row), np.asarray(state.col), strict=True)):
+    for agent, (row, col) in enumerate(
+        zip(np.asarray(state.row).tolist(), np.asarray(state.col).tolist(), strict=True)
+    ):
         top, left = row * CELL + _OFFSETS[agent][0], col * CELL + _OFFSETS[agent][1]
         box = picture[top : top + _SIDE, left : left + _SIDE]
         inside = box[_FRAME:-_FRAME, _FRAME:-_FRAME].copy()
