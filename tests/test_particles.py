@@ -196,7 +196,7 @@ def test_prey_files_round_trip_and_pickles_are_refused(tmp_path):
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(loaded), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     (tmp_path / "prey.pt").write_bytes(b"\x80\x04.")
-    with pytest.raises(ValueError, match=r"pickled file can run code; convert .* save_file"):
+    with pytest.raises(ValueError, match=r"pickled file can run code; convert it .*save_file"):
         preys.load_prey(tmp_path / "prey.pt")
     (tmp_path / "other.safetensors").write_bytes(b"\x80\x04.")
     with pytest.raises(ValueError, match="is no safetensors file"):

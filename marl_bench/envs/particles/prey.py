@@ -149,9 +149,9 @@ def load_prey(path: str | Path) -> PreyParams:
             f"{path}: no such file; prey parameters are not shipped, see docs/environments/particles.md"
         )
     remedy = (
-        "convert the checkpoint where you trust it: tensors = {name: value.contiguous() for name, value in "
-        "torch.load(file, map_location='cpu')['agent_params'].items()}; safetensors.torch.save_file(tensors, out). "
-        "Use the parameters of the prey, the last agent"
+        "convert it where you trust it: read it with torch.load, take the state dict of the prey's policy (entries of in_fn, "
+        "fc1, fc2, fc3), and write safetensors.torch.save_file({name: value.contiguous() for name, value in "
+        "policy.items()}, out)"
     )
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: only .safetensors is read, because a pickled file can run code; {remedy}")
