@@ -102,10 +102,11 @@ def test_the_drawn_border_stops_moves(reset, step, heading):
 def test_views_show_walls_beyond_the_field_and_colours_as_own(reset):
     state = board(reset, "..b. .A.. ..a. ...B")
     views, names = np.asarray(ENV.views(state)), ENV.channels
-    assert views.shape == (2, 11, 11, len(names)) and "closed" not in names
+    assert views.shape == (2, 11, 11, len(names))
     wall, own, other = (views[..., names.index(name)] for name in ("wall", "coin_own", "coin_other"))
     # Agent 0 at row 1, column 1 looks north from window cell (9, 5).
     assert np.argwhere(other[0]).tolist() == [[8, 6]] and np.argwhere(own[0]).tolist() == [[10, 6]]
+    assert not (views[..., names.index("closed")] & ~wall).any()
     free = np.argwhere(wall[0] == 0)
     assert free.min(0).tolist() == [8, 4] and free.max(0).tolist() == [10, 7]
     # Agent 1 at (3, 3): its own coin is three rows up and one column to the left.

@@ -190,7 +190,7 @@ def test_views_show_tokens_and_the_own_inventory(start):
     # Agent 0 looks east: (9, 14) is two cells ahead, (8, 12) one to the left; agent 1 looks west from three cells away.
     assert np.argwhere(views[0, ..., names.index("token")]).tolist() == [[7, 5], [9, 4]]
     assert np.argwhere(views[0, ..., names.index("others")]).tolist() == [[6, 5]]
-    own = views[..., names.index("own_raw") :]
+    own = views[..., names.index("own_raw") : names.index("own_refined_twice") + 1]
     assert own[:, 9, 5].tolist() == [[1, 2, 3], [0, 0, 15], [0, 0, 0]] and own.sum() == 21
     assert ENV.global_state(state)[-9:].tolist() == [1, 2, 3, 0, 0, 15, 0, 0, 0]
 

@@ -97,13 +97,8 @@ class Coins(GridWorld):
 
     @property
     def resource_channels(self) -> tuple[str, ...]:
-        """Closed cells (which `views` shows as wall), coins of the own and of the other's colour."""
+        """Closed cells of the board (which `views` also shows as wall), coins of the own and of the other's colour."""
         return ("closed", "coin_own", "coin_other")
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels of a view."""
-        return tuple(name for name in super().channels if name != "closed")
 
     @property
     def count_names(self) -> tuple[str, ...]:
@@ -169,9 +164,9 @@ class Coins(GridWorld):
         return jnp.where(np.array([[False], [True]]), exchanged, code)
 
     def views(self, state: WorldState) -> Array:
-        """[2, 11, 11, C] uint8 views; closed cells are walls."""
+        """[2, 11, 11, C] uint8 views; closed cells are walls, too."""
         seen = super().views(state)
-        return jnp.concatenate([seen[..., :1] | seen[..., 1:2], seen[..., 2:]], axis=-1)
+        return jnp.concatenate([seen[..., :1] | seen[..., 1:2], seen[..., 1:]], axis=-1)
 
     def measure(self, state: WorldState) -> dict[str, Any]:
         """Coins that lie on the board."""

@@ -39,6 +39,9 @@ Array = jax.Array
 
 CONSUME = 8
 
+OWN = ("own_raw", "own_refined", "own_refined_twice")
+"""Channels with the own inventory."""
+
 
 @struct.dataclass
 class Tokens:
@@ -102,8 +105,10 @@ class Gift(GridWorld):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels of a view; the last three count the own tokens."""
-        return (*super().channels, "own_raw", "own_refined", "own_refined_twice")
+        """Names of the channels of a view; three count the own tokens."""
+        names = super().channels
+        first_id = len(names) - (self.players if self.show_ids else 0)
+        return (*names[:first_id], *OWN, *names[first_id:])
 
     @property
     def observation_spec(self) -> specs.ObservationSpec:
@@ -175,10 +180,10 @@ class Gift(GridWorld):
 
     def views(self, state: WorldState) -> Array:
         """[N, 11, 11, C] uint8 views, with the own tokens in the own cell."""
-        rows, columns = self.window.shape
-        own = (np.arange(rows * columns) == self.window.own).reshape(rows, columns, 1)
-        held = jnp.where(own, state.resources.inventory[:, None, None, :].astype(jnp.uint8), np.uint8(0))
-        return jnp.concatenate([super().views(state), held], axis=-1)
+        window, first = self.window, self.channels.index(OWN[0])
+        place = (slice(None), window.ahead, window.left, slice(first, first + rules.TYPES))
+        # The base leaves the channels that it does not know at 0.
+        return super().views(state).at[place].set(state.resources.inventory.astype(jnp.uint8))
 
     def measure(self, state: WorldState) -> dict[str, Any]:
         """Metrics that the state alone tells."""
