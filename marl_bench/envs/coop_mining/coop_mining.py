@@ -7,7 +7,7 @@ space: who goes for gold needs a partner who does so as well. Rules: `rules`; mo
 | | content |
 |---|---|
 | action | 0 noop, 1-4 forward, backward, step left, step right, 5-6 turn left, turn right, 7 mine |
-| agents_view | [N, 11, 11, C] uint8 of 0/1; the world's channels are iron, gold, and gold that somebody has begun to mine |
+| agents_view | [N, 11, 11, C] uint8 of 0/1; the world's channels are iron, gold, gold that somebody has begun to mine |
 | reward | `iron_reward` to who takes iron, `gold_reward` to both who take gold |
 | ends | truncated after `horizon` steps, or by chance as in Melting Pot |
 | metrics | `iron`, `gold`: taken in this step; `iron_sites`, `gold_sites`: on the map |

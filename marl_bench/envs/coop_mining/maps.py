@@ -1,4 +1,4 @@
-"""The map of cooperative mining and of gift refinements: 25 x 25 cells inside the wall (Melting Pot 2, `coop_mining`)."""
+"""The map of cooperative mining: 25 x 25 cells inside the wall (Melting Pot 2, `coop_mining`)."""
 
 from __future__ import annotations
 

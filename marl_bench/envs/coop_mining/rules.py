@@ -1,7 +1,7 @@
 """Rules of cooperative mining on plain arrays: growth of ore, who mines it, who is paid.
 
-N agents, M cells. A cell holds `kind` (`NONE`, `IRON`, `GOLD`), `miner` (the agent that has begun to mine its gold, else
--1) and `countdown` (steps until that is forgotten). One miner takes iron; gold needs two within the window.
+N agents, M cells. A cell holds `kind` (`NONE`, `IRON`, `GOLD`), `miner` (the agent that has begun to mine its gold,
+else -1) and `countdown` (steps until that is forgotten). One miner takes iron; gold needs two within the window.
 Source: Melting Pot 2, `coop_mining`.
 """
 
@@ -109,7 +109,7 @@ def apply(
 
 
 def distinct(word: Array) -> Array:
-    """Distinct positive uint32 priorities below 2^32 - 1 from uniform words [N], N <= 127; the low byte tells the agent."""
+    """Distinct positive uint32 priorities below 2^32 - 1 from uniform words [N], N <= 127; the low byte tells who."""
     index = np.arange(word.shape[0], dtype=np.uint32)
     return (word & np.uint32(0xFFFFFF00)) | np.uint32(2) * index | np.uint32(1)
 
@@ -117,8 +117,8 @@ def distinct(word: Array) -> Array:
 def stretch(drawn: Array, num: int) -> Array:
     """[num] uint32 words from half as many: each has 16 bits of its own on top, those of another entry below.
 
-    Every entry is uniform; two entries depend on each other only through bits that a comparison looks at with probability
-    2^-16 (see `marl_bench.random.windowed_words`).
+    Every entry is uniform; two entries depend on each other only through bits that a comparison looks at with
+    probability 2^-16 (see `marl_bench.random.windowed_words`).
 
     Args:
       drawn: [(num + 1) // 2] uint32 uniform words. num: at least 2.

@@ -21,9 +21,9 @@ MINE = 7
 def miner(env: Any, gold: bool) -> ScriptedPolicy:
     """Policy that mines the nearest ore of its kind.
 
-    With `gold` an agent goes to the gold for which its own way and that of the nearest other agent are shortest in sum, and to
-    the nearest iron where there is no gold; without, it goes to the nearest iron and never hits gold. One action in
-    twenty is random.
+    With `gold` an agent goes to the gold for which its own way and that of the nearest other agent are shortest in sum,
+    and to the nearest iron where there is no gold; without, it goes to the nearest iron and aims at no gold. One action
+    in twenty is random.
     """
     table, wall = paths.distances(env.terrain.wall), env.terrain.wall
 
@@ -54,7 +54,7 @@ def miner(env: Any, gold: bool) -> ScriptedPolicy:
 
 
 def _mine(env: Any, state: Any, goal: Array, table: np.ndarray, wall: np.ndarray, noise: Array) -> Array:
-    """[N] actions that get the ore at each agent's goal: fire if a shot would hit it, turn or walk to where it would."""
+    """[N] actions that get the ore at each agent's goal: fire if a shot would hit it, else turn or walk."""
     who, kind = state.avatars, state.resources.kind
     beam = env.beams[0]
     aimed = beams.aim(who, beam, env.terrain)

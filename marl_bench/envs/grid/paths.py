@@ -1,4 +1,4 @@
-"""Ways through a map with walls, for scripted policies: distances made once on the host, and the action of a shortest way.
+"""Ways through a map with walls, for scripted policies: distances, made once on the host, and the next action.
 
 Cells are numbered row by row. Headings and actions are those of the grid engine: 0 north, 1 east, 2 south, 3 west, and
 moves are relative to the heading.

@@ -1,9 +1,9 @@
 """Games in the matrix: `in_the_matrix`.
 
-Agents walk about and gather resources of K types. What one carries is a mixed strategy of a K x K matrix game, which two
-agents play when one hits the other with the interaction beam and both have gathered something. Rules: `rules`, games:
-`payoffs`, maps: `layouts`; moves, beams and views: `marl_bench.envs.grid`. Source: Melting Pot 2, `*_in_the_matrix__arena`
-and `__repeated` (the first such game: Vezhnevets et al. 2020, "OPtions as REsponses").
+Agents walk about and gather resources of K types. What one carries is a mixed strategy of a K x K matrix game, which
+two agents play when one hits the other with the interaction beam and both have gathered something. Rules: `rules`,
+games: `payoffs`, maps: `layouts`; moves, beams and views: `marl_bench.envs.grid`. Source: Melting Pot 2,
+`*_in_the_matrix__arena` and `__repeated` (the first such game: Vezhnevets et al. 2020, "OPtions as REsponses").
 
 | | content |
 |---|---|
@@ -17,7 +17,6 @@ and `__repeated` (the first such game: Vezhnevets et al. 2020, "OPtions as REspo
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from flax import struct
 from marl_bench import specs
 from marl_bench.environment import ScriptedPolicy, check_choice, check_range, field
 from marl_bench.envs.grid import avatars as av
-from marl_bench.envs.grid import geometry, sites
+from marl_bench.envs.grid import sites
 from marl_bench.envs.grid.beams import Aim, Beam, Shot, struck
 from marl_bench.envs.grid.boards import paint, plane
 from marl_bench.envs.grid.geometry import Terrain, Window
@@ -71,36 +70,13 @@ class Resources:
     result: Array
 
 
-class Map:
-    """A layout as the engine wants it.
-
-    Attributes:
-      terrain: walls and spawn cells. cells: [S] int32, flat cells of the sites. kind: [S] int8 (-1: drawn).
-      site_of: [H W + 1] int32, site at each flat cell, S where there is none.
-    """
-
-    def __init__(self, name: str, types: int) -> None:
-        found = layouts.layout(name, types)
-        height, width = found.wall.shape
-        walls = [(int(row), int(col)) for row, col in np.argwhere(found.wall)]
-        spawns = [(int(row), int(col)) for row, col in found.spawn]
-        self.terrain = geometry.terrain(height, width, walls, spawns)
-        self.cells = (found.site[:, 0] * width + found.site[:, 1]).astype(np.int32)
-        self.kind = found.kind
-        self.site_of = sites.number_of(self.cells, height * width)
-
-
-load_map = functools.lru_cache(Map)
-"""`load_map(layout, types)` -> `Map`, made once."""
-
-
 @struct.dataclass
 class InTheMatrix(GridWorld):
     """A game in the matrix; actions, views, rewards and metrics stand in the module's docstring.
 
     Raises:
-      ValueError: for a value out of range, or a layout that has no map for the game. TypeError: for a value of the wrong
-        type.
+      ValueError: for a value out of range, or a layout that has no map for the game.
+      TypeError: for a value of the wrong type.
     """
 
     players: int = field(8, static=True, doc="N, number of agents; 2 to 64", unit="agents")
@@ -153,9 +129,9 @@ class InTheMatrix(GridWorld):
         return len(self.payoff.row)
 
     @property
-    def map(self) -> Map:
+    def map(self) -> layouts.Map:
         """The map with its sites."""
-        return load_map(self.layout, self.types)
+        return layouts.load_map(self.layout, self.types)
 
     @property
     def terrain(self) -> Terrain:
@@ -379,7 +355,7 @@ class InTheMatrix(GridWorld):
         return {"resources": jnp.mean((state.resources.health > 0).astype(jnp.float32))}
 
     def global_state(self, state: WorldState) -> Array:
-        """[S] float32: see `GridWorld.global_state`; then inventories, readiness, interactions under way and their pay."""
+        """[S] float32: see `GridWorld.global_state`; then inventories, readiness, interactions and their pay."""
         old = state.resources
         more = (old.inventory, old.ready, old.engaged, old.due)
         return jnp.concatenate([super().global_state(state), *(x.reshape(-1).astype(jnp.float32) for x in more)])
@@ -389,7 +365,7 @@ class InTheMatrix(GridWorld):
         return viewer.picture(state.resources, self.map, self.types)
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
-        """`cooperate` gathers type 0 and then seeks an interaction; `defect` the same with type 1 (`third` with type 2)."""
+        """`cooperate` gathers type 0 and seeks an interaction; `defect` does so with type 1, `third` with type 2."""
         names = ("cooperate", "defect", "third")[: self.types]
         return {name: scripted.gatherer(self, kind) for kind, name in enumerate(names)}
 

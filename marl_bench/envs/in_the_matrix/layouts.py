@@ -1,16 +1,20 @@
-"""Maps of the games in the matrix, interior only: `#` wall, `S` spawn cell, `1`-`3` resource of that type, `?` resource whose
-type is drawn for every episode.
+"""Maps of the games in the matrix, interior only: `#` wall, `S` spawn cell, `1`-`3` resource of that type, `?` resource
+whose type is drawn for every episode.
 
-The cells are those of the Melting Pot 2 configurations: `arena` of prisoner's dilemma, Bach-Stravinsky (two types), running
-with scissors and rationalizable coordination (three types); `repeated` of prisoner's dilemma (two types), running with scissors and
-pure coordination (three types). Games without a map of their own here share the one with their number of types.
+The cells are those of the Melting Pot 2 configurations: `arena` of prisoner's dilemma and Bach-Stravinsky (two types),
+of running with scissors and rationalizable coordination (three types); `repeated` of prisoner's dilemma (two types), of
+running with scissors and pure coordination (three types). Games without a map of their own here share the one with
+their number of types.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
+
+from marl_bench.envs.grid import geometry, sites
 
 _ARENA_TWO = """
 SSSS......#.#......SSSS
@@ -160,3 +164,26 @@ def layout(name: str, types: int) -> Layout:
     letters = board[site[:, 0], site[:, 1]]
     kind = np.array(["123".find(letter) for letter in letters], np.int8)
     return Layout(board == "#", np.argwhere(board == "S"), site, kind)
+
+
+class Map:
+    """A layout as the engine wants it.
+
+    Attributes:
+      terrain: walls and spawn cells. cells: [S] int32, flat cells of the sites. kind: [S] int8 (-1: drawn).
+      site_of: [H W + 1] int32, site at each flat cell, S where there is none.
+    """
+
+    def __init__(self, name: str, types: int) -> None:
+        found = layout(name, types)
+        height, width = found.wall.shape
+        walls = [(int(row), int(col)) for row, col in np.argwhere(found.wall)]
+        spawns = [(int(row), int(col)) for row, col in found.spawn]
+        self.terrain = geometry.terrain(height, width, walls, spawns)
+        self.cells = (found.site[:, 0] * width + found.site[:, 1]).astype(np.int32)
+        self.kind = found.kind
+        self.site_of = sites.number_of(self.cells, height * width)
+
+
+load_map = functools.lru_cache(Map)
+"""`load_map(layout, types)` -> `Map`, made once."""

@@ -1,7 +1,7 @@
 """The matrix games that agents play when they meet, in the conventions of Melting Pot 2's substrates of these names.
 
-Rows are the row player's pure strategies, columns the column player's; strategy k is resource type k. The column player's
-matrix B is the transpose of A unless stated. Resource 0 is the cooperative one in the three dilemmas.
+Rows are the row player's pure strategies, columns the column player's; strategy k is resource type k. The column
+player's matrix B is the transpose of A unless stated. Resource 0 is the cooperative one in the three dilemmas.
 """
 
 from __future__ import annotations

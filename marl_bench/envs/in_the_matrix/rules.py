@@ -61,8 +61,9 @@ def remove(health: Array, delay: Array, loss: Array, wait: Any) -> tuple[Array, 
 def meetings(aims: Array, priority: Array) -> Array:
     """Which shots of a step become interactions, an agent taking part in at most one.
 
-    Shots are settled in the order of their shooters' priorities: one counts if neither agent is in an earlier one. At most
-    `MAX_ROUNDS` links of a chain of mutually dependent shots are settled (exact up to nine agents); shots behind them miss.
+    Shots are settled in the order of their shooters' priorities: one counts if neither agent is in an earlier one. At
+    most `MAX_ROUNDS` links of a chain of mutually dependent shots are settled (exact up to nine agents); shots behind
+    them miss.
 
     Args:
       aims: [N, N] bool, aims[i, j]: the shot of i would interact with j; at most one j for each i.
@@ -87,7 +88,7 @@ def meetings(aims: Array, priority: Array) -> Array:
 
 
 def distinct(word: Array) -> Array:
-    """Distinct positive uint32 priorities from uniform words [N], N <= 128: the low byte is replaced by the agent's index."""
+    """Distinct positive uint32 priorities from uniform words [N], N <= 128; the low byte tells the agent."""
     index = np.arange(word.shape[0], dtype=np.uint32)
     return (word & np.uint32(0xFFFFFF00)) | np.uint32(2) * index | np.uint32(1)
 

@@ -24,7 +24,7 @@ NEAR = 4
 
 
 def gatherer(env: Any, kind: int) -> ScriptedPolicy:
-    """Policy that gathers `ENOUGH` resources of a type (or what there is) and then hits the nearest agent that is ready.
+    """Policy that gathers `ENOUGH` resources of a type (or what there is), then hits the nearest agent that is ready.
 
     On the way it goes round resources of other types. One action in twenty is random, which frees agents that block
     each other.

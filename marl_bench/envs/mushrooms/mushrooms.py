@@ -1,7 +1,8 @@
 """Externality mushrooms: `mushrooms`.
 
-Four kinds of mushrooms differ in whom they feed: red the eater alone, green everybody, blue everybody else, orange nobody
-(and it kills red ones). What is eaten decides, through its spores, what grows: eating red only ends in an empty field.
+Four kinds of mushrooms differ in whom they feed: red the eater alone, green everybody, blue everybody else, orange
+nobody (and it kills red ones). What is eaten decides, through its spores, what grows: eating red only ends in an empty
+field.
 Rules: `rules`; moves, beams and views: `marl_bench.envs.grid`. Source: Melting Pot 2, `externality_mushrooms__dense`.
 
 | | content |

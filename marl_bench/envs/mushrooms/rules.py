@@ -17,8 +17,8 @@ Array = jax.Array
 NOTHING, RED, GREEN, BLUE, ORANGE = (np.int8(kind) for kind in range(5))
 
 GROWN = np.array([RED] * 3 + [GREEN] * 3 + [BLUE] * 3 + [ORANGE], np.int8)
-"""[10] what grows in each of the ten chances that an eaten mushroom's spores have: three for red, green and blue each, one
-for orange."""
+"""[10] what grows in each of the ten chances that an eaten mushroom's spores have: three for red, green and blue each,
+one for orange."""
 
 
 def _table() -> np.ndarray:
@@ -78,8 +78,8 @@ def vanish(kind: Array, eaten: Array, chance: Array, probability: Any) -> Array:
 def release(eaten: Array, free: Array, word: Array) -> Array:
     """Where the spores of what was eaten grow: [M] int8 kinds, 0 for nothing.
 
-    Every chance that comes true picks a uniform free cell, independently of the others; where two pick the same cell, one
-    mushroom grows (the kind that stands later in red, green, blue, orange).
+    Every chance that comes true picks a uniform free cell, independently of the others; where two pick the same cell,
+    one mushroom grows (the kind that stands later in red, green, blue, orange).
 
     Args:
       eaten: [N] int8. free: [M] bool, empty cells without an avatar.
@@ -120,7 +120,8 @@ def zapped(hits: Array, marked: Array, frozen: Array, freeze: Any, memory: Any) 
       hits: [N] integers, beams that hit each agent. marked: [N] int8, frozen: [N] int8: steps left.
       freeze: steps that a first hit freezes. memory: steps that a mark lasts.
     Returns:
-      removed: [N] bool; marked: [N] int8; frozen: [N] int8, at least `freeze` after a first hit; both 0 for who is removed.
+      removed: [N] bool; marked: [N] int8; frozen: [N] int8, at least `freeze` after a first hit. Both are 0 for who is
+      removed.
     """
     removed = ((hits >= 1) & (marked > 0)) | (hits >= 2)
     first = (hits == 1) & ~removed
