@@ -6,7 +6,10 @@
 | `avatars` | state of the avatars, timers, moves, the three resolvers, placing |
 | `beams` | firing: which cells are lit, whom it hits |
 | `sites` | vectors of resource sites: chances, uniform choice, spreading over the map |
+| `boards` | painting things into the map without a scatter |
 | `view` | code map, windows, channels |
+| `apart` | keeps XLA from computing a view once for every channel |
+| `routes` | shortest ways, for scripted policies |
 | `world` | `GridWorld`, the base class, and its hooks |
 | `viewer` | the picture |
 
