@@ -45,11 +45,11 @@ def test_equals_the_reference(index):
 
 @pytest.mark.slow
 def test_equals_the_reference_on_200_000_steps():
-    """16,000 steps of each of 13 configurations, some of them with the scripted policy; every corner case must be met."""
+    """16,000 steps of each of 13 configurations, the first of them also with the scripted policy; every corner case must be met."""
     hits, steps = collections.Counter(), 0
     for index, settings in enumerate(harness.CONFIGS):
         env = Foraging(**settings)
-        policy = coordinated(env) if index in (0, 5, 8) else None
+        policy = coordinated(env) if index == 0 else None
         record = harness.play(env, 16_000, seed=100 + index, policy=policy)
         assert sum(harness.differences(settings, record).values()) == 0, (
             settings,
