@@ -10,6 +10,7 @@
 | `view` | code map, windows, channels |
 | `apart` | keeps XLA from computing a view once for every channel |
 | `routes` | shortest ways, for scripted policies |
+| `frame` | state of a world, and what the phases of a step hand on |
 | `world` | `GridWorld`, the base class, and its hooks |
 | `viewer` | the picture |
 

@@ -29,6 +29,7 @@ from marl_bench.environment import Environment, TimeStep, check_choice, check_in
 from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import beams as bm
 from marl_bench.envs.grid import view, viewer
+from marl_bench.envs.grid.frame import Frame, WorldState
 from marl_bench.envs.grid.geometry import Terrain, Window
 from marl_bench.envs.grid.sites import chance
 from marl_bench.random import words
@@ -40,57 +41,6 @@ SPAWNS = ("map", "anywhere")
 MOVE_NAMES = ("noop", "forward", "backward", "step_left", "step_right", "turn_left", "turn_right")
 INTERVAL, CAP = 100, 5000
 """With end="mp": steps between two chances to end, and the step at which the episode ends at the latest."""
-
-
-@struct.dataclass
-class WorldState:
-    """State of a grid world.
-
-    Attributes:
-      avatars: `Avatars`.
-      resources: the world's own pytree of small integers.
-      lit: [beams, H, ceil(W / 32)] uint32, cells that each kind of beam lit in the last step (see `boards.paint`).
-      key: [] typed PRNG key of the episode; draws are numbered by the step count.
-      step_count: [] int32.
-    """
-
-    avatars: av.Avatars
-    resources: Any
-    lit: Array
-    key: Array
-    step_count: Array
-
-
-@struct.dataclass
-class Frame:
-    """What the phases of a step hand on to each other.
-
-    Attributes:
-      avatars: as they are now.
-      resources: as they are now.
-      actions: [N] int32; NOOP for avatars that may not act.
-      reward: [N] float32, so far.
-      counts: name -> [N] int8, events of this step (see `GridWorld.count_names`).
-      words: [num_words] uint32, the world's own random words of this step.
-      count: [] int32, number of this step, from 1.
-    """
-
-    avatars: av.Avatars
-    resources: Any
-    actions: Array
-    reward: Array
-    counts: dict[str, Array]
-    words: Array
-    count: Array
-
-    def paid(self, reward: Array) -> Frame:
-        """The frame with `reward` [N] added."""
-        return self.replace(reward=self.reward + reward)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def counted(self, **counts: Array) -> Frame:
-        """The frame with events [N] added to its counts."""
-        added = {name: self.counts[name] + jnp.asarray(value, jnp.int8) for name, value in counts.items()}
-        return self.replace(counts={**self.counts, **added})  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @struct.dataclass
