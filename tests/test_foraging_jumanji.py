@@ -84,7 +84,7 @@ def test_equals_jumanji(settings):
     position, row, col, eaten, left = places
     np.testing.assert_array_equal(position, jnp.stack([row, col], axis=-1))
     np.testing.assert_array_equal(eaten, left == 0)
-    assert eaten.mean() > 0.05 and (np.asarray(mine[0]) == 2).any()
+    assert eaten.mean() > 0.01 and (np.asarray(mine[0]) == 2).any()
     for a, b in zip(mine[:1] + mine[2:3], their[:1] + their[2:3], strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(mine[1], their[1], rtol=3e-7, atol=1e-8)
@@ -111,9 +111,9 @@ def test_one_agent_loads_two_foods_at_once():
 def test_start_states_have_the_law_of_jumanji():
     """Two-sample chi-squared tests at 1e-4 on 8,192 starts each: cells, levels, and how food and agents lie together."""
     env = dataclasses.replace(Foraging(**CONFIGS[0]), variant="jumanji", force_coop=False)
-    keys = jax.random.split(jax.random.key(3), 8192)
+    other, keys = theirs(env), jax.random.split(jax.random.key(3), 8192)
     mine = jax.device_get(jax.jit(jax.vmap(lambda key: env.reset(key)[0]))(keys))
-    their = jax.device_get(jax.jit(jax.vmap(lambda key: theirs(env).reset(key)[0]))(keys))
+    their = jax.device_get(jax.jit(jax.vmap(lambda key: other.reset(key)[0]))(keys))
     their_food, their_agents = their.food_items.position, their.agents.position
 
     def features(row, col, level, food_row, food_col, food_level):
