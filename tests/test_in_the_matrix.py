@@ -353,16 +353,16 @@ def test_impossible_fields_are_refused(fields, message):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "players"),
     [
-        "stag_hunt_in_the_matrix_repeated",
-        "rationalizable_in_the_matrix_arena",
-        "prisoners_dilemma_in_the_matrix_socialjax",
+        ("stag_hunt_in_the_matrix_repeated", 2),
+        ("rationalizable_in_the_matrix_arena", 3),
+        ("prisoners_dilemma_in_the_matrix_socialjax", 2),
     ],
 )
-def test_presets_conform(name):
-    env = marl_bench.make(name, horizon=20)
-    assert marl_bench.check_environment(env, num_steps=25) == []
+def test_presets_conform(name, players):
+    env = marl_bench.make(name, horizon=15, players=players)
+    assert marl_bench.check_environment(env, num_steps=18) == []
 
 
 def test_every_game_has_presets_on_both_maps():
