@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import marl_bench
+from marl_bench.envs.batch_last import batch_last
 from marl_bench.envs.foraging import generation, names, rules, scripted
 from marl_bench.envs.foraging.foraging import Foraging
 from marl_bench.envs.foraging.viewer import CELL, FOOD
-from marl_bench.envs.layout import batch_last
 from marl_bench.scripted import scripted_policy
 
 WORLD = {"size": 6, "agents": 4, "food": 3, "penalty": 0.1, "sight": 2}

@@ -11,7 +11,6 @@ alone, so that `x[:, None] - x[None]` works for [A] and for [A, B].
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +40,6 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-@functools.lru_cache(maxsize=256)
 def _on_leaves(function: Callable[..., Any], structure: Any) -> Callable[..., Any]:
     """The same as a function of leaves, because JAX rebuilds arguments with flags in place of their values."""
 

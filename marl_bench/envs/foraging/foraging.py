@@ -29,8 +29,8 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.environment import Environment, ScriptedPolicy, TimeStep, field
+from marl_bench.envs.batch_last import batch_last
 from marl_bench.envs.foraging import generation, limits, rules, scripted, viewer, views
-from marl_bench.envs.layout import batch_last
 
 
 @struct.dataclass
@@ -178,6 +178,11 @@ class Foraging(Environment):
             "load_attempts": "agents that played LOAD beside a food in this step",
             "load_successes": "agents that loaded food in this step",
         }
+
+    @property
+    def batch_last(self) -> bool:
+        """A batch is the last axis inside a step."""
+        return True
 
     # --- dynamics --------------------------------------------------------------------------------
 

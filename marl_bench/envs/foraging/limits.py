@@ -82,7 +82,7 @@ def _levels(env: Any, name: str, count: int) -> np.ndarray | None:
       TypeError: for what is neither an integer nor a list of integers. ValueError: for a wrong length, or out of range.
     """
     value = getattr(env, name)
-    listed = isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value) > 0
+    listed = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
     entries = list(value) if listed else [value]
     if not all(isinstance(entry, (numbers.Number, np.generic, str, bool)) for entry in entries):
         return None
