@@ -10,6 +10,8 @@ source scripts/make_venv.sh
 make_venv .venv-test '.[test]'
 
 export JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR="$PWD/.jax_cache"
+# Thousands of small programs run once: compile them quickly rather than well. `XLA_FLAGS= scripts/test.sh` compiles as users do.
+export XLA_FLAGS="${XLA_FLAGS---xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false}"
 workers="$(.venv-test/bin/python -c 'from marl_bench.runtime.devices import usable_cores; print(min(4, usable_cores()))')"
 # In the order of tests/conftest.py (the longest files first), not in that of their numbers of tests.
 exec .venv-test/bin/python -m pytest -q -n "$workers" --dist loadfile --no-loadscope-reorder
