@@ -207,15 +207,7 @@ def test_without_perturbations_nothing_is_random():
     [
         marl_bench.make("fishery"),
         marl_bench.make("pasture_lots"),
-        # Slow growth: at the default rate rounding errors, which differ between programs, grow 19-fold a round near the cap.
-        CommonPool(
-            requests="continuous",
-            growth="allee",
-            growth_rate=0.1,
-            growth_noise=0.2,
-            shock_probability=0.1,
-            cap_spread=0.2,
-        ),
+        CommonPool(requests="continuous", growth="allee", growth_noise=0.2, shock_probability=0.1, cap_spread=0.2),
         CommonPool(players=2, requests="coarse", allocation="proportional", growth="logistic", newcomer_round=1),
     ],
     ids=["fishery", "lots", "perturbed", "coarse"],

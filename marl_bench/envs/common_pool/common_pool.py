@@ -200,6 +200,9 @@ class CommonPool(Environment):
         exceeded = rules.over_use(wanted, share)
         caught = self._allocate(state, wanted)
         left = jnp.maximum(state.stock - jnp.sum(caught), 0.0)
+        if self.allocation == "proportional_real":
+            # Where more is wanted than there is, nothing is left: a difference of sums would leave a rounding error.
+            left = jnp.where(jnp.sum(wanted) >= state.stock, 0.0, left)
         collapsed = left < self.collapse
         state = State(
             stock=jnp.where(collapsed, left, self._regrown(state, left)),
