@@ -105,7 +105,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     "running_with_scissors_in_the_matrix_repeated": (
         "in_the_matrix",
-        {"game": "running_with_scissors", "layout": "repeated", "players": 2, "delay": 15},
+        {"game": "running_with_scissors", "layout": "repeated", "players": 2, "delay": 15, "end_chance": 0.2},
     ),
     "prisoners_dilemma_in_the_matrix_socialjax": (
         "in_the_matrix",

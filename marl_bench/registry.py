@@ -68,7 +68,8 @@ def register(name: str) -> Callable[[_Class], _Class]:
     def add(cls: _Class) -> _Class:
         kind = _kind_of(cls)
         known = _REGISTERED[kind].get(name)
-        if (known is not None and known.__qualname__ != cls.__qualname__) or name in _BUILT_IN[kind]:
+        other = known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__)
+        if other or name in _BUILT_IN[kind] or (kind == "environment" and name in presets.PRESETS):
             raise ValueError(f"{kind} name {name!r} is taken; choose another")
         _REGISTERED[kind][name] = cls
         return cls
@@ -93,7 +94,7 @@ def _load_address(address: str, kind: str) -> type:
     module_name, _, attribute = address.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except (ModuleNotFoundError, ValueError, TypeError) as error:  # ":X" and ".a:X" are the last two
         raise LookupError(f"{kind} {address!r}: cannot import {module_name!r} ({error})") from error
     if not hasattr(module, attribute):
         raise LookupError(

@@ -174,7 +174,14 @@ class VectorEnvironment:
             inner, timestep = self.environment.reset(key)
             return inner, timestep.observation
 
-        return jax.lax.map(start, jax.random.split(key, size), batch_size=min(size, _POOL_CHUNK))
+        keys = jax.random.split(key, size)
+        if size <= _POOL_CHUNK:
+            return jax.vmap(start)(keys)
+        # Not `lax.map(batch_size=)`: it cannot flatten leaves without entries, such as the beams of a world without beams.
+        chunks = -(-size // _POOL_CHUNK)
+        keys = jax.random.split(key, chunks * _POOL_CHUNK).reshape(chunks, _POOL_CHUNK)
+        drawn = jax.lax.map(jax.vmap(start), keys)
+        return jax.tree.map(lambda leaf: leaf.reshape(chunks * _POOL_CHUNK, *leaf.shape[2:])[:size], drawn)
 
     def _taken(self, state: VectorState, ended: jax.Array) -> tuple[Any, Any]:
         """The next starts of the pool, one for each ended environment (the others get any)."""
@@ -186,7 +193,10 @@ class VectorEnvironment:
             # A start that comes round again must not bring the random numbers of its first use.
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
                 return leaf
-            return jax.vmap(jax.random.fold_in)(leaf, turn)
+            fold = jax.random.fold_in
+            for _ in leaf.shape[1:]:
+                fold = jax.vmap(fold, (0, None))
+            return jax.vmap(fold)(leaf, turn)
 
         return jax.tree.map(renewed, inner), observation
 

@@ -140,3 +140,11 @@ def test_picture() -> None:
     env = NetworkDilemma(side=5)
     picture = env.render(env.reset(jax.random.key(0))[0])
     assert (picture.shape, picture.dtype, len(np.unique(picture.reshape(-1, 3), axis=0))) == ((40, 40, 3), np.uint8, 2)
+
+
+def test_scripted_policies_earn_the_payoffs_of_the_diagonal():
+    env = marl_bench.make("network_dilemma", side=3)
+    state, timestep = env.reset(jax.random.key(0))
+    for name, payoff in (("cooperate", 1.0), ("defect", 0.0)):
+        actions = env.scripted_policies()[name](state, timestep.observation, jax.random.key(1))
+        assert (env.step(state, actions)[1].reward == payoff).all()

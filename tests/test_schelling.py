@@ -9,7 +9,7 @@ import pytest
 
 import marl_bench
 from marl_bench.envs.social.schelling import play_compositions
-from marl_bench.errors import UsageError
+from marl_bench.errors import RunError, UsageError
 from marl_bench.experiments import schelling
 from marl_bench.report.schelling import DILEMMA, NO_DILEMMA, UNDECIDED, diagnose, schelling_diagram
 
@@ -203,3 +203,10 @@ def test_mistakes_are_explained(world, settings, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         schelling.main(world, tmp_path, **settings)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_played(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("marl_bench.envs.social.schelling.play_compositions", None)
+    with pytest.raises(RunError, match=r"--out .*cannot be written"):
+        schelling.main("coin_game", tmp_path / "file" / "folder")

@@ -365,3 +365,8 @@ def test_the_world_conforms():
 def test_impossible_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Territory(**fields)
+
+
+def test_nobody_starts_inside_a_resource_wall():
+    env = marl_bench.make("territory", spawns="anywhere")
+    assert len(env.spawn_cells) > 500 and not np.isin(env.spawn_cells, env.sites).any()

@@ -11,6 +11,7 @@ import pytest
 from flax import struct
 
 import marl_bench
+from marl_bench import vector as vector_module
 from marl_bench.environment import Environment
 from marl_bench.vector import VectorEnvironment
 
@@ -112,6 +113,38 @@ def test_a_pool_hands_out_its_starts_in_turn_and_then_again_with_new_keys():
     keys = np.asarray(jax.random.key_data(states.inner.key))[last]
     assert len(np.unique(keys, axis=0)) == len(taken)
     np.testing.assert_array_equal(states.cursor, np.cumsum(last.sum(axis=1)))
+
+
+@struct.dataclass
+class CrowdState:
+    """countdown: the game; keys: [2] one key an agent; nothing: [0] a leaf without entries."""
+
+    countdown: CountdownState
+    keys: jax.Array
+    nothing: jax.Array
+
+
+@struct.dataclass
+class Crowd(Countdown):
+    """A countdown with a leaf without entries and with a key for each agent."""
+
+    def reset(self, key):
+        state, timestep = super().reset(key)
+        return CrowdState(state, jax.random.split(key, 2), jnp.zeros(0)), timestep
+
+    def step(self, state, actions):
+        inner, timestep = super().step(state.countdown, actions)
+        return state.replace(countdown=inner), timestep
+
+
+@pytest.mark.parametrize("chunk", [3, 4096])
+def test_a_pool_holds_any_state(chunk, monkeypatch):
+    monkeypatch.setattr(vector_module, "_POOL_CHUNK", chunk)
+    state, _ = VectorEnvironment(Crowd(), BATCH, "pool", pool_size=7).reset(jax.random.key(0))
+    assert state.pool[0].nothing.shape == (7, 0) and state.pool[0].keys.shape == (7, 2)
+    _, (states, steps) = roll_out(VectorEnvironment(Crowd(), BATCH, "pool", pool_size=7))
+    keys = np.asarray(jax.random.key_data(states.inner.keys))[np.asarray(steps.last())].reshape(-1, 2)
+    assert len(np.unique(keys, axis=0)) == len(keys)
 
 
 def test_refreshing_draws_another_pool_and_leaves_the_rest_alone():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,9 @@ def import_extra(module: str, extra: str) -> ModuleType:
       MissingExtra: if it is not installed, or cannot be imported.
     """
     try:
-        return importlib.import_module(module)
+        # JaxMARL prints while it is imported.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
         problem = "is not installed" if error.name == package else f"cannot be imported ({error})"

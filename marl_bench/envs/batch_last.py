@@ -26,7 +26,7 @@ def batch_last(function: Callable[..., Any]) -> Callable[..., Any]:
     the innermost one becomes the last axis.
 
     Args:
-      function: pure; from pytrees of arrays to a pytree of arrays. Under `vmap` over B lanes every array it is given has
+      function: pure, and closing over no traced value (pass those as arguments); from pytrees of arrays to a pytree of arrays. Under `vmap` over B lanes every array it is given has
         one more axis at the end, of length B, except that scalars that all lanes share stay scalars. Every array that
         it returns must then have the axis as well, or (if it is the same in all lanes) one axis less.
     Returns:

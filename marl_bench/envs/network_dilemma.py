@@ -28,7 +28,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_bench.environment import Environment, TimeStep, check_choice, check_integer, check_range, field
+from marl_bench.environment import (
+    Environment,
+    ScriptedPolicy,
+    TimeStep,
+    check_choice,
+    check_integer,
+    check_range,
+    field,
+)
 from marl_bench.envs import graphs
 
 TOPOLOGIES = ("lattice", "rewired", "random", "modular", "given")
@@ -231,6 +239,14 @@ class NetworkDilemma(Environment):
     def _metrics(self, code: jax.Array) -> dict[str, jax.Array]:
         action, reward = self.code_outcome(code, jnp.zeros((), jnp.int32))
         return {"cooperation_rate": jnp.mean(1.0 - action), "mean_reward": jnp.mean(reward)}
+
+    def scripted_policies(self) -> dict[str, ScriptedPolicy]:
+        """`cooperate` and `defect`: everybody, always."""
+
+        def constant(action: int) -> ScriptedPolicy:
+            return lambda state, observation, key: jnp.full(self.num_agents, action, jnp.int32)
+
+        return {"cooperate": constant(0), "defect": constant(1)}
 
     def render(self, state: State) -> np.ndarray:
         """uint8 [H, W, 3]: agents row by row, 8 pixels each; blue cooperates, orange defects, grey is padding."""

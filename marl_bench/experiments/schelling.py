@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from marl_bench.errors import UsageError
+from marl_bench.errors import RunError, UsageError
 from marl_bench.naming import nearest, safe_name
 
 DEFAULT_EPISODES = 64
@@ -47,19 +48,20 @@ def main(
     Returns:
       0.
     Raises:
+      RunError: for a folder that cannot be written.
       UsageError: for an unknown world, field or policy, too few episodes, or a world without a horizon and no `steps`.
     """
     import jax
 
     from marl_bench.envs.social.schelling import play_compositions
     from marl_bench.experiments.cells import build_environment
-    from marl_bench.report.canvas import save_figure
     from marl_bench.report.schelling import diagnose, schelling_diagram
 
     if episodes < 2:
         raise UsageError(f"--episodes {episodes}: an interval needs at least 2")
     env = build_environment(world, fields)
     policy, other = _policy(env, world, cooperate), _policy(env, world, defect)
+    folder = _writable(Path(out).expanduser())
     start = time.process_time(), time.perf_counter()
     with _mistakes_explained():
         played = play_compositions(env, policy, other, jax.random.key(seed), episodes=episodes, steps=steps)
@@ -77,11 +79,18 @@ def main(
         **_machine(),
         **_as_plain(diagnosis),
     }
-    name = _file_name(world, fields)
-    folder = Path(out).expanduser()
-    save_figure(schelling_diagram(diagnosis, world), folder, name)
-    _publish(record, folder, name)
+    _publish(record, schelling_diagram(diagnosis, world), folder, _file_name(world, fields))
     return 0
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made if missing; refused before anything is played if no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise RunError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 @contextlib.contextmanager
@@ -92,8 +101,11 @@ def _mistakes_explained() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def _publish(record: dict[str, Any], folder: Path, name: str) -> None:
-    """Write the record and the overview, and print the verdict."""
+def _publish(record: dict[str, Any], figure: Any, folder: Path, name: str) -> None:
+    """Write figure, record and overview, and print the verdict."""
+    from marl_bench.report.canvas import save_figure
+
+    save_figure(figure, folder, name)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_overview(folder)
     print(f"{record['world']}: {record['verdict']} ({record['kind']})")

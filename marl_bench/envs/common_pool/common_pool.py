@@ -121,7 +121,7 @@ class CommonPool(Environment):
         check_range(self, "cap_spread", 0.0, 1.0, open_high=True)
         check_range(self, "reward_scale")
         if self.newcomer_round is not None:
-            check_integer(self, "newcomer_round", 0)
+            check_integer(self, "newcomer_round", 0, self.horizon - 1)
         if self.requests == "continuous" and self.allocation != "proportional_real":
             raise ValueError(
                 f"allocation={self.allocation!r} hands out whole units: with requests='continuous' use "

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_bench.environment import ScriptedPolicy, check_choice, check_range, field
+from marl_bench.environment import ScriptedPolicy, check_choice, check_integer, check_range, field
 from marl_bench.envs import raster
 from marl_bench.envs.commons_harvest import rules, scripted
 from marl_bench.envs.grid import avatars as av
@@ -74,7 +74,8 @@ class CommonsHarvest(GridWorld):
         for name in ("regrowth_one", "regrowth_two", "regrowth_three"):
             check_range(self, name, 0.0, 1.0)
         check_range(self, "apple_reward")
-        check_range(self, "zap_length", 1, 9)
+        if self.zap_length is not None:
+            check_integer(self, "zap_length", 1, 9)
         check_range(self, "zap_cooldown", 0, 127)
         check_range(self, "zap_out", 0, av.FOREVER - 1)
         super().__post_init__()

@@ -93,6 +93,7 @@ class InTheMatrix(GridWorld):
         None, doc="probability of regrowth in a step after the delay; None: 0.04, or 0.02 if repeated"
     )
     delay: int = field(10, doc="steps before a resource can grow again; 0 to 127", unit="steps")
+    end_chance: float = field(0.15, doc="with end='mp': probability at each chance to end", unit="probability")
     health: int = field(3, doc="shots that destroy a resource; 1 to 127", unit="shots")
     wait: int = field(2, doc="steps after a shot without another; 0 to 127", unit="steps")
     freeze: int = field(

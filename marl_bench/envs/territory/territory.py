@@ -116,6 +116,12 @@ class Territory(GridWorld):
         return np.flatnonzero(maps.layout(self.layout)[0]).astype(np.int32)
 
     @property
+    def spawn_cells(self) -> np.ndarray:
+        """[S] int32 flat cells on which avatars appear: never inside a resource wall, which is solid while it stands."""
+        cells = super().spawn_cells
+        return cells[~np.isin(cells, self.sites)]
+
+    @property
     def beams(self) -> tuple[Beam, ...]:
         """Zap, action 7; claim, action 8, which only plain walls stop."""
         return (Beam("zap", 2, 1, self.wait), Beam("claim", 2, 0, 0, stopped_by_avatars=False))
