@@ -31,6 +31,7 @@ from marl_bench import specs
 from marl_bench.environment import Environment, ScriptedPolicy, TimeStep, field
 from marl_bench.envs.batch_last import batch_last
 from marl_bench.envs.foraging import generation, limits, rules, scripted, viewer, views
+from marl_bench.random import words
 
 
 @struct.dataclass
@@ -188,12 +189,13 @@ class Foraging(Environment):
 
     def reset(self, key: jax.Array) -> tuple[State, TimeStep]:
         """Draw places and levels. `key`: [] typed PRNG key."""
-        key_places, key_agents, key_food = jax.random.split(key, 3)
+        agents, food = self.agents, self.food
+        bits = words(key, jnp.zeros((), jnp.int32), 0, 3 * (agents + food)).reshape(3, agents + food)
         places = generation.jumanji_places if self.variant == "jumanji" else generation.lbforaging_places
-        (row, col), (food_row, food_col) = places(key_places, self.agents, self.food, self.rows, self.cols)
-        level = generation.draw_levels(key_agents, self.min_player_level, self.max_player_level, self.agents)
+        (row, col), (food_row, food_col) = places(bits[0], agents, self.rows, self.cols)
+        level = generation.draw_levels(bits[1:, :agents], self.min_player_level, self.max_player_level)
         bounds = generation.food_bounds(level, self.min_food_level, self.max_food_level, self.force_coop)
-        food_level = jnp.where(food_row < 0, 0, generation.draw_levels(key_food, *bounds, self.food))
+        food_level = jnp.where(food_row < 0, 0, generation.draw_levels(bits[1:, agents:], *bounds))
         state = _small(
             State(row, col, level, food_row, food_col, food_level, jnp.sum(food_level), jnp.zeros((), jnp.int32))
         )

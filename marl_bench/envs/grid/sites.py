@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_bench.envs import bitboard
 from marl_bench.random import unit_interval
 
 Array = jax.Array
@@ -31,24 +32,10 @@ def choose(candidates: Array, word: Array) -> Array:
     """
     size = candidates.shape[0]
     rows = -(-size // 32)
-    # Packed into words of 32 bits: the k-th set bit is found by halving, without a cumulative sum or a sort.
     bits = jnp.pad(candidates, (0, 32 * rows - size)).reshape(rows, 32).astype(jnp.uint32)
     packed = jnp.sum(bits << np.arange(32, dtype=np.uint32), axis=1, dtype=jnp.uint32)
-    count = jax.lax.population_count(packed).astype(jnp.int32)
-    earlier = jnp.sum(jnp.where(np.tri(rows, k=-1, dtype=bool), count[None], 0), axis=1)
-    total = jnp.sum(count)
-    rank = jnp.floor(unit_interval(word) * total).astype(jnp.int32)
-    here = (earlier <= rank) & (rank < earlier + count)
-    left = rank - jnp.sum(jnp.where(here, earlier, 0))
-    rest = jnp.sum(jnp.where(here, packed, np.uint32(0)), dtype=jnp.uint32)
-    place = jnp.sum(jnp.where(here, 32 * np.arange(rows), 0))
-    for width in (16, 8, 4, 2, 1):
-        below = jax.lax.population_count(rest & np.uint32((1 << width) - 1)).astype(jnp.int32)
-        skip = left >= below
-        left = left - jnp.where(skip, below, 0)
-        rest = jnp.where(skip, rest >> np.uint32(width), rest)
-        place = place + jnp.where(skip, width, 0)
-    return candidates & (np.arange(size) == place)
+    index, bit = bitboard.choose_bit(packed, word)
+    return candidates & (np.arange(size) == index * 32 + bit)
 
 
 def standing(sites: np.ndarray, cells: Array) -> Array:
