@@ -194,10 +194,12 @@ def check(address: str, *fields: str) -> int:
     Parameters
     ----------
     address
-        A name of 'marl-bench list envs', or my_package.my_module:MyEnvironment (current directory included).
+        A name of 'marl-bench list envs', or my_package.my_module:MyEnvironment (current directory included); env=NAME
+        means the same.
     fields
-        FIELD=VALUE settings of the environment.
+        FIELD=VALUE settings of the environment; env.FIELD=VALUE means the same.
     """
+    address = address.removeprefix("env=")
     _import_from_here([f"env={address}"])
     from marl_bench.check import check_environment
     from marl_bench.experiments.cells import build_environment
@@ -249,18 +251,20 @@ def schelling(
 
 
 @app.command(name="list")
-def list_(what: Literal["envs", "learners", "papers"]) -> int:
-    """List environments, learners (with every field) or papers.
+def list_(what: Literal["envs", "learners", "papers", "jumanji", "jaxmarl"]) -> int:
+    """List environments, learners (with every field), papers, or another suite's environments.
 
     Parameters
     ----------
     what
-        envs, learners or papers.
+        envs, learners or papers; jumanji or jaxmarl for the environments of that package.
     """
-    from marl_bench import listing
+    from marl_bench import listing, presets
 
     if what == "papers":
         listing.print_papers(sys.stdout)
+    elif what in presets.SCHEMES:
+        listing.print_ids(what, sys.stdout)
     else:
         listing.print_classes("environment" if what == "envs" else "learner", sys.stdout)
     return 0

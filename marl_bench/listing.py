@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Sequence
 from typing import NamedTuple, TextIO
 
 from marl_bench import presets, registry
+from marl_bench.errors import UsageError
 from marl_bench.experiments import overrides
 from marl_bench.experiments.cells import default_of
 
@@ -106,6 +108,23 @@ def _print_table(title: str, prefix: str, rows: Sequence[FieldRow], stream: Text
     for row in rows:
         table.add_row(*(Text(cell) for cell in row._replace(name=f"{prefix}.{row.name}")))
     Console(file=stream).print(table)
+
+
+def print_ids(scheme: str, stream: TextIO) -> None:
+    """Print the names of another suite's environments, one a line.
+
+    Args:
+      scheme: one of `presets.SCHEMES`.
+      stream: where to print.
+    Raises:
+      UsageError: where the suite is not installed, with the command that installs it.
+    """
+    adapter = importlib.import_module(presets.SCHEMES[scheme].partition(":")[0])
+    try:
+        ids = adapter.known_ids()
+    except LookupError as error:
+        raise UsageError(str(error)) from error
+    stream.write("".join(f"{scheme}:{id}\n" for id in ids))
 
 
 def print_papers(stream: TextIO) -> None:

@@ -10,10 +10,15 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def nearest(name: str, known: Iterable[str], most: int = 1) -> str:
+    """`"; did you mean 'x'?"` for the known names closest to `name`, at most `most` of them, or an empty string.
+
+    Capitals and small letters count as the same.
+    """
+    spelled = {entry.lower(): entry for entry in known}
+    matches = [spelled[match] for match in difflib.get_close_matches(name.lower(), spelled, n=most, cutoff=0.5)]
+    *others, last = [repr(match) for match in matches] or [""]
+    return f"; did you mean {', '.join(others)}{' or ' * bool(others)}{last}?" if matches else ""
 
 
 def safe_name(name: str, what: str = "name") -> str:

@@ -56,6 +56,11 @@ _BUILT_IN = {
 }
 _REGISTERED: dict[str, dict[str, type]] = {"environment": {}, "learner": {}}
 
+LISTED = {"environment": "'marl-bench list envs'", "learner": "'marl-bench list learners'"}
+"""The command that shows all names."""
+MOST_HINTS = 3
+"""Near names in the message about an unknown one."""
+
 
 def register(name: str) -> Callable[[_Class], _Class]:
     """Class decorator: make an `Environment` or a `Learner` known as `name`.
@@ -95,7 +100,8 @@ def _load_address(address: str, kind: str) -> type:
     try:
         module = importlib.import_module(module_name)
     except (ModuleNotFoundError, ValueError, TypeError) as error:  # ":X" and ".a:X" are the last two
-        raise LookupError(f"{kind} {address!r}: cannot import {module_name!r} ({error})") from error
+        hint = nearest(module_name, presets.SCHEMES if kind == "environment" else ())
+        raise LookupError(f"{kind} {address!r}: cannot import {module_name!r} ({error}){hint}") from error
     if not hasattr(module, attribute):
         raise LookupError(
             f"{kind} {address!r}: module {module_name!r} has no {attribute!r}{nearest(attribute, dir(module))}"
@@ -132,12 +138,29 @@ def lookup(name: str, kind: str) -> tuple[type, dict[str, Any]]:
         if found is not None:
             return resolve(found[0], kind), dict(found[1])
     if name not in table:
-        hint = nearest(name, {**table, **(presets.PRESETS if kind == "environment" else {})})
-        raise LookupError(f"unknown {kind} {name!r}{hint} (known: {', '.join(sorted(table))})")
+        raise LookupError(f"unknown {kind} {name!r}{_hint(name, kind)} ({LISTED[kind]} shows all)")
     entry = table[name]
     if isinstance(entry, str):
         return _load_address(entry, kind), {}
     return (entry.load() if isinstance(entry, metadata.EntryPoint) else entry), {}
+
+
+def _hint(name: str, kind: str) -> str:
+    """The names nearest to an unknown one; for one that only misses the prefix of a grammar, what the parser makes of it."""
+    if kind != "environment":
+        return nearest(name, _table(kind), most=MOST_HINTS)
+    for prefix in presets.GRAMMARS:
+        head = f"{prefix.rstrip('-')}-"
+        prefixed = name.lower().startswith(head.lower())
+        candidate = head + (name[len(head) :] if prefixed else name)
+        try:
+            _named(candidate)
+        except LookupError as error:
+            if prefixed:
+                return f"; read as {error}"
+        else:
+            return f"; did you mean {candidate!r}?"
+    return nearest(name, {**_table(kind), **presets.PRESETS}, most=MOST_HINTS)
 
 
 def _named(name: str) -> tuple[str, dict[str, Any]] | None:

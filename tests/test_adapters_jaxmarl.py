@@ -153,7 +153,24 @@ def test_the_small_one_keeps_the_contract():
     ("id", "options", "error", "message"),
     [
         ("MPE_simple_spred_v3", {}, LookupError, "did you mean 'MPE_simple_spread_v3'"),
-        ("switch_riddle", {"agents": 3}, ValueError, r"jaxmarl:switch_riddle: cannot be made \(TypeError"),
+        (
+            "switch_riddle",
+            {"agents": 3},
+            ValueError,
+            r"jaxmarl:switch_riddle: cannot be made \(TypeError.*options: initial_",
+        ),
+        (
+            "MPE_simple_spread_v3",
+            {"foo": 1},
+            ValueError,
+            r"has no option 'foo' \(options: accel, .*local_ratio, .*, u_noise\)",
+        ),
+        (
+            "HeuristicEnemySMAX",
+            {"foo": 1},
+            ValueError,
+            r"\(options: action_type, attack_mode, enemy_shoots, map_height,",
+        ),
         ("storm_np", {}, ValueError, "observations are not keyed by agent"),
         ("switch_riddle", {"num_agents": [3]}, TypeError, "must map names to values that can be hashed"),
     ],

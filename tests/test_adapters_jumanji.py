@@ -162,7 +162,13 @@ def test_all_keep_the_contract(id):
     ("name", "options", "error", "message"),
     [
         ("jumanji:LevelBasedForagin-v0", {}, LookupError, "did you mean 'LevelBasedForaging-v0'"),
-        ("jumanji:Snake-v1", {"sides": 3}, ValueError, r"jumanji:Snake-v1: cannot be made \(TypeError.*sides"),
+        ("jumanji:Sake-v1", {}, LookupError, r"did you mean 'Snake-v1'.* \('marl-bench list jumanji' shows all\)"),
+        (
+            "jumanji:Snake-v1",
+            {"num_row": 3},
+            ValueError,
+            r"TypeError.*did you mean 'num_rows'\? \(options: num_cols, num_rows,",
+        ),
         ("jumanji:Snake-v1", {"time_limit": [3]}, TypeError, "must map names to values that can be hashed"),
         ("jumanji:Snake-v1", 3, TypeError, "must map names to values"),
     ],

@@ -160,6 +160,8 @@ def test_check_prints_sentences(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "marl_bench.check", module)
     assert command("check", "cli_test_world", "side=4") == (1, "side is 4\n", "")
     assert command("check", "cli_test_world") == (0, "cli_test_world: no faults found\n", "")
+    # As in the other commands, too.
+    assert command("check", "env=cli_test_world", "env.side=4") == (1, "side is 4\n", "")
 
 
 def test_check_imports_from_the_current_directory(command, monkeypatch, tmp_path):

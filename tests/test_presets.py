@@ -60,6 +60,25 @@ def test_unknown_names_and_bad_grammar_say_what_is_wrong(names):
         build_environment("Torus-x", [])
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "spred",
+            r"^unknown environment 'spred'; did you mean 'spread', '\w+' or '\w+'\? \('marl-bench list envs' shows all\)$",
+        ),
+        ("qqqqq", r"^unknown environment 'qqqqq' \('marl-bench list envs' shows all\)$"),
+        ("foraging-8x8-2p-2f-v3", "did you mean 'Foraging-8x8-2p-2f-v3'"),
+        ("8x8-2p-2f-coop", "did you mean 'Foraging-8x8-2p-2f-coop'"),
+        ("foraging-8x8-0p-2f-v3", r"read as environment 'Foraging-8x8-0p-2f-v3': '0p': agents must be at least 1"),
+        ("jumangi:Snake-v1", r"cannot import 'jumangi' .*; did you mean 'jumanji'"),
+    ],
+)
+def test_unknown_names_come_with_the_nearest_and_where_to_look(name, message):
+    with pytest.raises(LookupError, match=message):
+        marl_bench.make(name)
+
+
 @pytest.mark.parametrize("name", sorted(presets.PRESETS))
 def test_every_preset_is_well_formed(name):
     base, fields = presets.PRESETS[name]

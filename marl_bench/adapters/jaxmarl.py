@@ -32,12 +32,17 @@ import numpy as np
 from flax import struct
 
 from marl_bench import specs
-from marl_bench.adapters.extras import freeze_options, import_extra
+from marl_bench.adapters.extras import check_id, freeze_options, import_extra, make_inner
 from marl_bench.environment import Environment, Observation, TimeStep, field
-from marl_bench.naming import nearest
 
 TIMED = ("MPE_", "overcooked", "coin_game")
 """Prefixes of the ids whose episodes end by time only."""
+
+MPE_OPTIONS = (
+    "accel", "c_noise", "collide", "contact_force", "contact_margin", "damping", "mass", "max_speed", "moveable", "rad",
+    "silent", "u_noise",
+)  # fmt: skip
+"""What JaxMARL's `SimpleMPE` looks up in its `**kwargs`; it says nothing to any other name."""
 
 
 @struct.dataclass
@@ -77,23 +82,24 @@ class _Loaded(NamedTuple):
     world: bool
 
 
+def known_ids() -> list[str]:
+    """JaxMARL's names, sorted. Raises MissingExtra where jaxmarl is not installed."""
+    return sorted(import_extra("jaxmarl", "jaxmarl").registered_envs)
+
+
 @functools.lru_cache(maxsize=32)
 def _load(id: str, options: tuple[tuple[str, Any], ...]) -> _Loaded:
     """Make JaxMARL's environment once for each id and options."""
     jaxmarl = import_extra("jaxmarl", "jaxmarl")
-    known = jaxmarl.registered_envs
-    if id not in known:
-        raise LookupError(f"jaxmarl has no environment {id!r}{nearest(id, known)} (known: {', '.join(known)})")
+    check_id("jaxmarl", id, known_ids())
     arguments = dict(options)
     if isinstance(arguments.get("scenario"), str):
         smax = import_extra("jaxmarl.environments.smax", "jaxmarl")
         arguments["scenario"] = smax.map_name_to_scenario(arguments["scenario"])
     # Spaces and constants must be arrays of the device, not tracers of whoever makes the environment first.
     with jax.ensure_compile_time_eval():
-        try:
-            env = jaxmarl.make(id, **arguments)
-        except Exception as error:
-            raise ValueError(f"jaxmarl:{id}: cannot be made ({type(error).__name__}: {error})") from error
+        swallowed = MPE_OPTIONS if id.startswith("MPE_") else ()
+        env = make_inner(f"jaxmarl:{id}", functools.partial(jaxmarl.make, id), arguments, swallowed)
         spaces = [env.action_space(agent) for agent in env.agents]
         box = None if all(hasattr(space, "n") for space in spaces) else _boxes(spaces)
     observation, state = jax.eval_shape(env.reset, jax.eval_shape(lambda: jax.random.key(0)))

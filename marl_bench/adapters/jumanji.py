@@ -33,9 +33,8 @@ import numpy as np
 from flax import struct
 
 from marl_bench import specs
-from marl_bench.adapters.extras import freeze_options, import_extra
+from marl_bench.adapters.extras import check_id, freeze_options, import_extra, make_inner
 from marl_bench.environment import Environment, Observation, TimeStep, as_metrics, field
-from marl_bench.naming import nearest
 
 
 class Layout(NamedTuple):
@@ -103,19 +102,19 @@ class _Loaded(NamedTuple):
     extras: tuple[str, ...]
 
 
+def known_ids() -> list[str]:
+    """Jumanji's names, sorted. Raises MissingExtra where jumanji is not installed."""
+    return sorted(import_extra("jumanji", "jumanji").registered_environments())
+
+
 @functools.lru_cache(maxsize=32)
 def _load(id: str, options: tuple[tuple[str, Any], ...]) -> _Loaded:
     """Make Jumanji's environment once for each id and options."""
     jumanji = import_extra("jumanji", "jumanji")
-    known = sorted(jumanji.registered_environments())
-    if id not in known:
-        raise LookupError(f"jumanji has no environment {id!r}{nearest(id, known)} (known: {', '.join(known)})")
+    check_id("jumanji", id, known_ids())
     # Jumanji's specs hold device arrays and are cached: made under a trace, they would leak its tracers.
     with jax.ensure_compile_time_eval():
-        try:
-            env = jumanji.make(id, **dict(options))
-        except Exception as error:
-            raise ValueError(f"jumanji:{id}: cannot be made ({type(error).__name__}: {error})") from error
+        env = make_inner(f"jumanji:{id}", functools.partial(jumanji.make, id), dict(options))
         spec = env.action_spec
         sizes = None
         if hasattr(spec, "num_values"):
