@@ -89,12 +89,45 @@ def test_a_run_of_another_game_is_refused(trained):
         ([*GAME, "env.horizn=3"], "a.gif", {}, "did you mean 'horizon'"),
         ([*GAME, "color=red"], "a.gif", {}, "color=red: expected env=NAME"),
         (GAME, "a.mp4", {}, r"must end in .gif or .png"),
-        (GAME, "a.gif", {"steps": -1}, "must not be negative"),
+        (GAME, "a.gif", {"steps": -1}, "--steps -1: must be at least 0"),
+        (GAME, "a.gif", {"frames_per_second": 0}, "--fps 0: must be between 1 and 100"),
+        (GAME, "a.gif", {"seed": -1}, "--seed -1: must be between 0"),
+        (
+            [*GAME, "policy=random", "policy=defect"],
+            "a.gif",
+            {},
+            "policy=defect: policy is given already, as policy=random",
+        ),
     ],
 )
 def test_wrong_requests_are_named(tokens, out, options, message, tmp_path):
     with pytest.raises(UsageError, match=message):
-        render.main(tokens, tmp_path / out, **options)
+        render.main(tokens, tmp_path / "new" / out, **options)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(
+        RunError, match=rf"policy={tmp_path}: holds no config.yaml.* \(policies of coin_game: random, scr"
+    ):
+        render.main([*GAME, f"policy={tmp_path}"], tmp_path / "a.gif")
+
+
+def test_where_nothing_can_be_written_nothing_is_played(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "play", lambda *arguments, **options: pytest.fail("played"))
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    for out in (tmp_path / "file" / "a.gif", tmp_path / "folder.png"):
+        with pytest.raises(RunError, match=f"--out {out}: cannot be written"):
+            render.main(GAME, out)
+
+
+def test_the_folder_of_a_picture_is_made(tmp_path):
+    out = tmp_path / "a" / "b" / "c.png"
+    assert render.main(GAME, out) == 0
+    with Image.open(out) as picture:
+        assert picture.width > 1
+    assert [path.name for path in out.parent.iterdir()] == ["c.png"]
 
 
 def test_a_world_without_a_picture_says_so(monkeypatch, tmp_path):

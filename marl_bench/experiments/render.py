@@ -6,6 +6,7 @@ The policy is uniform play, one of the environment's scripted policies, or what 
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from marl_bench.scripted import scripted_policy
 SUFFIXES = (".gif", ".png")
 
 FRAMES_PER_SECOND = 8
+MAX_FRAMES_PER_SECOND = 100
+"""A GIF counts time in hundredths of a second."""
 HOLD = 8
 """Frames for which the last picture of an episode stays."""
 MAX_COLOURS = 64
@@ -38,15 +41,20 @@ def main(tokens: Sequence[str], out: Path, steps: int | None = None, seed: int =
     Returns:
       0.
     Raises:
-      UsageError: for an unknown environment, field, policy or suffix, an environment without pictures, or a run that was
-        trained on another environment.
-      RunError: where `out` cannot be written.
+      UsageError: for an unknown environment, field, policy or suffix, a setting given twice or out of range, an environment
+        without pictures, or a run that was trained on another environment.
+      RunError: where `out` cannot be written (found out before anything is played), or a run directory cannot be read.
     """
     if out.suffix.lower() not in SUFFIXES:
         raise UsageError(f"--out {out}: must end in {' or '.join(SUFFIXES)}")
-    if frames_per_second < 1 or (steps is not None and steps < 0):
-        raise UsageError(f"--steps {steps} --fps {frames_per_second}: must not be negative, and fps at least 1")
+    if not 1 <= frames_per_second <= MAX_FRAMES_PER_SECOND:
+        raise UsageError(f"--fps {frames_per_second}: must be between 1 and {MAX_FRAMES_PER_SECOND} frames a second")
+    if steps is not None and steps < 0:
+        raise UsageError(f"--steps {steps}: must be at least 0, which draws the start of the episode only")
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed}: must be between 0 and {2**32 - 1}")
     environment, policy = read_request(tokens)
+    check_writable(out)
     still = out.suffix.lower() == ".png"
     steps = (0 if still else 100) if steps is None else steps
     try:
@@ -69,13 +77,17 @@ def read_request(tokens: Sequence[str]) -> tuple[Environment, Any]:
 def _named(tokens: Sequence[str]) -> dict[str, str]:
     """{"env": ..., "policy": ...} of the tokens."""
     named: dict[str, str] = {"policy": "random"}
+    given: set[str] = set()
     for token in tokens:
         name, equals, value = token.partition("=")
         if name.startswith("env.") and equals:
             continue
         if name not in ("env", "policy") or not equals or not value:
             raise UsageError(f"{token}: expected env=NAME, env.FIELD=VALUE or policy=random|scripted|NAME|RUN_DIR")
+        if name in given:
+            raise UsageError(f"{token}: {name} is given already, as {name}={named[name]}; give it once")
         named[name] = value
+        given.add(name)
     if "env" not in named:
         raise UsageError("env: missing; name one environment with env=NAME ('marl-bench list envs' shows them)")
     return named
@@ -102,7 +114,10 @@ def _policy(environment: Environment, named: dict[str, str]) -> _Player:
         )
     from marl_bench.experiments.policy import load_policy
 
-    trained = load_policy(name)
+    try:
+        trained = load_policy(name)
+    except RunError as error:
+        raise RunError(f"policy={error} (policies of {named['env']}: {', '.join(known)})") from error
     # A run may have other numbers in its environment, but not another game, other actions or other views.
     same = (
         type(trained.environment) is type(environment)
@@ -155,6 +170,24 @@ def play(environment: Environment, player: _Player, steps: int, seed: int, last_
         if bool(timestep.last()):
             break
     return frames or [environment.render(state)]
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of `out` where it is missing, and try whether files can be written there.
+
+    Raises:
+      RunError: where not, or where `out` is itself a folder.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            with out.open("r+b"):
+                pass
+        else:
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+    except OSError as error:
+        raise RunError(f"--out {out}: cannot be written ({error.strerror or error})") from error
 
 
 def write(frames: Sequence[np.ndarray], out: Path, frames_per_second: int = FRAMES_PER_SECOND) -> None:
