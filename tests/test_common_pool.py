@@ -259,6 +259,11 @@ def test_picture_shows_the_level():
         ({"requests": "continuous", "allocation": "stochastic"}, ValueError, "use 'proportional_real'"),
         ({"shock_probability": 1.5}, ValueError, "shock_probability=1.5"),
         ({"cap_spread": 1.0}, ValueError, "cap_spread=1.0"),
+        (
+            {"collapse": 30.5, "capacity": 30},
+            ValueError,
+            r"collapse=30.5: must be >= 0 and <= 30 \(field of CommonPool",
+        ),
         ({"allee_threshold": 0.0}, ValueError, "allee_threshold=0.0"),
         ({"newcomer_round": 1.5}, TypeError, "newcomer_round=1.5"),
         ({"capacity": 100.0}, TypeError, "capacity=100.0"),

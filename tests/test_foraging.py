@@ -244,10 +244,14 @@ def test_names_are_read(name, fields):
     [
         ("Foraging-8x8-2p-v3", "food such as 2f is missing"),
         ("Foraging-2p-2f-v3", "a board such as 8x8 is missing"),
-        ("Foraging-8x8-2p-2f-koop-v3", "cannot read 'koop'"),
+        ("Foraging-8x8-2p-2f-koop-v3", "cannot read 'koop'; did you mean 'coop'"),
         ("Foraging-8x8-2p-3p-2f-v3", "'3p' says for a second time what agents is"),
         ("Foraging-8x8-2p-2f-v2", "'v2': the version must be v3"),
-        ("Foraging-8x8-0p-2f-v3", "cannot read '0p'"),
+        ("Foraging-8x8-2p-2f-V3", "cannot read 'V3'; did you mean 'v3'"),
+        ("Foraging-8x8-0p-2f-v3", "'0p': agents must be at least 1, such as 2p"),
+        ("Foraging-8x8-2p-00f-v3", "'00f': food must be at least 1, such as 2f"),
+        ("Foraging-0s-8x8-2p-2f-v3", "'0s': sight must be at least 1"),
+        ("Foraging-0x8-2p-2f-v3", "'0x8': the sides of the board must be at least 3"),
     ],
 )
 def test_faulty_parts_of_names_are_named(name, fault):
@@ -255,12 +259,14 @@ def test_faulty_parts_of_names_are_named(name, fault):
         marl_bench.make(name)
 
 
+@pytest.mark.filterwarnings("ignore:.*the latest versioned environment")
 def test_names_of_the_reference_make_the_same_task():
     import gymnasium
     import lbforaging  # noqa: F401
 
-    for name in ("Foraging-8x8-2p-2f-coop-v3", "Foraging-2s-10x10-3p-3f-v3"):
-        theirs, ours = gymnasium.spec(name).kwargs, marl_bench.make(name)
+    # Gymnasium, too, takes the newest version of a name without one.
+    for name in ("Foraging-8x8-2p-2f-coop-v3", "Foraging-2s-10x10-3p-3f-v3", "Foraging-8x8-2p-2f"):
+        theirs, ours = gymnasium.make(name).spec.kwargs, marl_bench.make(name)
         assert theirs["players"] == ours.agents and theirs["field_size"] == (ours.rows, ours.cols)
         assert theirs["max_num_food"] == ours.food and theirs["sight"] == ours.reach
         assert theirs["force_coop"] == ours.force_coop and theirs["max_episode_steps"] == ours.horizon

@@ -83,7 +83,7 @@ class CommonPool(Environment):
     growth: str = field("doubling", static=True, doc=f"form of regrowth: {', '.join(rules.GROWTHS)}")
     growth_rate: float = field(1.0, doc="growth of a small stock per round; 1 with doubling doubles it; >= 0")
     allee_threshold: float = field(20.0, doc="stock below which it shrinks (growth='allee'); > 0", unit="units")
-    collapse: float = field(5.0, doc="less than this left after the catch is the end; >= 0", unit="units")
+    collapse: float = field(5.0, doc="less than this left after the catch is the end; in [0, H]", unit="units")
     growth_noise: float | None = field(
         None, doc="regrowth is multiplied by a uniform factor in 1 -+ this, in [0, 1]; None: exact"
     )
@@ -113,8 +113,8 @@ class CommonPool(Environment):
         check_choice(self, "allocation", rules.ALLOCATIONS)
         check_choice(self, "growth", rules.GROWTHS)
         check_choice(self, "skin", tuple(viewer.SKINS))
-        for name in ("growth_rate", "collapse"):
-            check_range(self, name, 0.0)
+        check_range(self, "growth_rate", 0.0)
+        check_range(self, "collapse", 0.0, self.capacity)
         check_range(self, "allee_threshold", 0.0, open_low=True)
         for name in ("growth_noise", "shock_probability", "shock_size"):
             check_range(self, name, 0.0, 1.0)

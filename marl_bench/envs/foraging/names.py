@@ -1,7 +1,8 @@
 """Names of level-based foraging tasks, such as `Foraging-2s-8x8-2p-2f-coop-v3` and `Foraging-grid-8x8-2p-2f-v3`.
 
 The grammar is that of PyPI `lbforaging` 2.0.0, a little wider: any board, numbers of agents and foods, and any sight; the
-tokens in any order; `Foraging-` and the version may be missing.
+tokens in any order; `Foraging-` (not in `make`) and the version may be missing, as Gymnasium's `make` takes the newest version of
+an id without one.
 
 | token | field |
 | --- | --- |
@@ -10,7 +11,7 @@ tokens in any order; `Foraging-` and the version may be missing.
 | `3f` | food=3; required |
 | `2s` | sight=2; without it the whole board is seen |
 | `coop` | force_coop=True |
-| `ind` | max_food_level=1 |
+| `ind` | max_food_level=1; with `coop`, too, all food has level 1, so that one agent is enough for any |
 | `pen` | penalty=0.1 |
 | `grid` | grid_observation=True |
 | `v3` | the version; others are rejected, because they named tasks with other levels |
@@ -20,6 +21,8 @@ from __future__ import annotations
 
 import re
 from typing import Any
+
+from marl_bench.naming import nearest
 
 PREFIX = "Foraging"
 VERSION = "v3"
@@ -65,14 +68,18 @@ def _read(token: str) -> dict[str, Any]:
     """The fields of one token. Raises ValueError."""
     if token in _FLAGS:
         return _FLAGS[token]
-    board = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", token)
+    board = re.fullmatch(r"(\d*[1-9]\d*)x(\d*[1-9]\d*)", token)
     if board:
         rows, cols = int(board[1]), int(board[2])
         return {"size": rows} if rows == cols else {"size": rows, "columns": cols}
-    count = re.fullmatch(r"([1-9]\d*)([pfs])", token)
-    if count:
+    count = re.fullmatch(r"(\d+)([pfs])", token)
+    if count and int(count[1]) > 0:
         return {_COUNTS[count[2]]: int(count[1])}
+    if count:
+        raise ValueError(f"{token!r}: {_COUNTS[count[2]]} must be at least 1, such as 2{count[2]}")
+    if re.fullmatch(r"\d+x\d+", token):
+        raise ValueError(f"{token!r}: the sides of the board must be at least 3, such as 8x8")
     if re.fullmatch(r"v\d+", token):
         raise ValueError(f"{token!r}: the version must be {VERSION}, and stand at the end")
-    known = ", ".join(["8x8", "2p", "2f", "2s", *_FLAGS])
-    raise ValueError(f"cannot read {token!r} (known: {known})")
+    known = ["8x8", "2p", "2f", "2s", *_FLAGS, VERSION]
+    raise ValueError(f"cannot read {token!r}{nearest(token, known)} (parts: {', '.join(known)}, with '-' between them)")
