@@ -17,6 +17,9 @@ Array = jax.Array
 WORD = 32
 """Bits of a word."""
 
+_UP_TO = (np.uint64(2) << np.arange(WORD, dtype=np.uint64)).astype(np.uint32) - np.uint32(1)
+"""[32] uint32: all bits up to and including each."""
+
 
 def words_a_row(cols: int) -> int:
     """W, words of a row of `cols` columns."""
@@ -71,14 +74,9 @@ def choose_bit(board: Array, word: Array) -> tuple[Array, Array]:
     here = (earlier <= rank) & (rank < earlier + count)
     left = rank - jnp.sum(jnp.where(here, earlier, 0))
     rest = jnp.sum(jnp.where(here, board, np.uint32(0)), dtype=jnp.uint32)
-    bit = jnp.zeros((), jnp.int32)
-    # The k-th set bit is found by halving, without a cumulative sum over the cells or a sort.
-    for width in (16, 8, 4, 2, 1):
-        below = jax.lax.population_count(rest & np.uint32((1 << width) - 1)).astype(jnp.int32)
-        skip = left >= below
-        left = left - jnp.where(skip, below, 0)
-        rest = jnp.where(skip, rest >> np.uint32(width), rest)
-        bit = bit + jnp.where(skip, width, 0)
+    # The place of a set bit is the number of places up to which no more than `left` bits are set.
+    reached = jax.lax.population_count(rest & _UP_TO).astype(jnp.int32)
+    bit = jnp.minimum(jnp.sum((reached <= left).astype(jnp.int32)), WORD - 1)
     return jnp.where(jnp.any(here), jnp.sum(jnp.where(here, np.arange(size), 0)), -1), bit
 
 
