@@ -420,6 +420,29 @@ def test_spread_and_channels():
 # --- ends, routes, bad input -----------------------------------------------------------------------
 
 
+WORLDS = ["cleanup", "coins", "commons_harvest", "coop_mining", "gift", "in_the_matrix", "mushrooms", "territory"]
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_global_state_tells_every_part_of_the_state(name):
+    env = marl_bench.make(name)
+    shapes, _ = jax.eval_shape(env.reset, jax.eval_shape(lambda: KEY))
+    avatars = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes.avatars)
+    resources = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes.resources)
+    state = WorldState(avatars, resources, np.zeros(shapes.lit.shape, np.uint32), KEY, np.int32(0))
+    leaves, tree = jax.tree.flatten(state)
+    changed = [index for index, leaf in enumerate(leaves) if leaf is not KEY and leaf.size]
+    copies = [jnp.stack([leaf] * (1 + len(changed))) for leaf in leaves]
+    # Copy 0 is as it was; in each of the others one leaf differs, in its last entry.
+    for copy, index in enumerate(changed, 1):
+        entries = np.array(copies[index]).reshape(1 + len(changed), -1)
+        entries[copy, -1] = ~entries[copy, -1] if entries.dtype == bool else entries[copy, -1] + 1
+        copies[index] = entries.reshape(copies[index].shape)
+    found = np.asarray(jax.jit(jax.vmap(env.global_state))(tree.unflatten(copies)))
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+    assert [paths[index] for copy, index in enumerate(changed, 1) if (found[copy] == found[0]).all()] == []
+
+
 def test_the_last_step_pays_and_shows_and_is_a_truncation():
     env = Field(players=2, horizon=3)
     _, timestep = step(env, state_of(env, [3, 3], [3, 5], [EAST, WEST], count=2), jnp.asarray([ZAP, av.NOOP]))

@@ -356,9 +356,8 @@ class InTheMatrix(GridWorld):
         return {"resources": jnp.mean((state.resources.health > 0).astype(jnp.float32))}
 
     def global_state(self, state: WorldState) -> Array:
-        """[S] float32: see `GridWorld.global_state`; then inventories, readiness, interactions and their pay."""
-        old = state.resources
-        more = (old.inventory, old.ready, old.engaged, old.due)
+        """[S] float32: see `GridWorld.global_state`; then all of `Resources`, in the order of its fields."""
+        more = jax.tree.leaves(state.resources)
         return jnp.concatenate([super().global_state(state), *(x.reshape(-1).astype(jnp.float32) for x in more)])
 
     def picture(self, state: WorldState) -> Any:
