@@ -35,9 +35,9 @@ class Scene(NamedTuple):
 
 
 SCENES = {
-    "matrix_game": Scene(policy="random", steps=20),
+    "matrix_game": Scene(steps=20),
     "network_dilemma": Scene(steps=30),
-    "public_goods": Scene(policy="random", steps=20),
+    "public_goods": Scene(steps=20),
 }
 """Worlds that are not shown with the defaults of `Scene`."""
 
