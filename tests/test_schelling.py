@@ -14,6 +14,7 @@ from marl_bench.experiments import schelling
 from marl_bench.report.schelling import DILEMMA, NO_DILEMMA, UNDECIDED, diagnose, schelling_diagram
 
 KEY = jax.random.key(0)
+COLUMNS = ("gain", "benefit", "fear", "greed")
 
 
 def always(action, agents):
@@ -185,6 +186,9 @@ def test_files_and_overview(tmp_path, capsys):
     assert first["gain"][0] == pytest.approx(first["cooperator"][-1][0] - first["defector"][0][0], abs=1e-5)
     assert first["agents"] == 2 and first["mean_steps"] == 40 and first["versions"]["jax"] == jax.__version__
     overview = (tmp_path / "README.md").read_text()
+    cells = next(line for line in overview.splitlines() if line.startswith(f"| [{names[0]}]")).split(" | ")
+    shown = [f"{estimate:.3g} ({low:.3g} to {high:.3g})" for estimate, low, high in map(first.get, COLUMNS)]
+    assert cells[4:8] == shown and "| gain | benefit | fear | greed |" in overview
     for path in tmp_path.glob("*.png"):
         assert f"({path.name})" in overview
     assert overview.count("**social dilemma**") == 1 and overview.count("**no social dilemma**") == 1
@@ -194,9 +198,16 @@ def test_files_and_overview(tmp_path, capsys):
     ("world", "settings", "message"),
     [
         ("coin_gme", {}, "unknown environment 'coin_gme'"),
-        ("coin_game", {"cooperate": "coperate"}, "no policy 'coperate'; did you mean 'cooperate'"),
-        ("coin_game", {"episodes": 1}, "--episodes 1"),
+        ("coin_game", {"cooperate": "coperate"}, "--cooperate coperate: .*; did you mean 'cooperate'"),
+        ("equal_line", {}, r"--cooperate cooperate: equal_line has no such policy; choose .* --defect \(known: slot,"),
+        ("equal_line", {"cooperate": "slot"}, "--defect defect: equal_line has no such policy"),
+        ("coin_game", {"episodes": 1}, "--episodes 1: must be at least 2"),
+        ("coin_game", {"episodes": 0}, "--episodes 0: must be at least 2"),
+        ("coin_game", {"steps": 0}, "--steps 0: must be at least 1"),
+        ("coins_mp", {}, "coins_mp has no fixed horizon; .* --steps N"),
+        ("cleanup", {"fields": ["players=1"]}, "cleanup has 1 agent; .* at least 2"),
         ("coin_game", {"fields": ["size=1"]}, "size=1"),
+        ("coin_game", {"fields": ["foo=1"]}, r"env.foo: coin_game has no field 'foo' \(fields: size,"),
     ],
 )
 def test_mistakes_are_explained(world, settings, message, tmp_path):

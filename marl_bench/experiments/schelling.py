@@ -22,6 +22,9 @@ from marl_bench.naming import nearest, safe_name
 DEFAULT_EPISODES = 64
 """Episodes of each composition."""
 
+_DIFFERENCES = ("gain", "benefit", "fear", "greed")
+"""What decides the verdict, in the order in which it is shown."""
+
 
 def main(
     world: str,
@@ -49,7 +52,8 @@ def main(
       0.
     Raises:
       RunError: for a folder that cannot be written.
-      UsageError: for an unknown world, field or policy, too few episodes, or a world without a horizon and no `steps`.
+      UsageError: for an unknown world, field or policy, too few episodes, steps or agents, or a world without a horizon
+        and no `steps`.
     """
     import jax
 
@@ -58,9 +62,12 @@ def main(
     from marl_bench.report.schelling import diagnose, schelling_diagram
 
     if episodes < 2:
-        raise UsageError(f"--episodes {episodes}: an interval needs at least 2")
+        raise UsageError(f"--episodes {episodes}: must be at least 2, which an interval needs")
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps {steps}: must be at least 1; leave it out to play to the world's horizon")
     env = build_environment(world, fields)
-    policy, other = _policy(env, world, cooperate), _policy(env, world, defect)
+    policy, other = _policies(env, world, {"cooperate": cooperate, "defect": defect})
+    _check_playable(env, world, steps)
     folder = _writable(Path(out).expanduser())
     start = time.process_time(), time.perf_counter()
     with _mistakes_explained():
@@ -109,7 +116,7 @@ def _publish(record: dict[str, Any], figure: Any, folder: Path, name: str) -> No
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     write_overview(folder)
     print(f"{record['world']}: {record['verdict']} ({record['kind']})")
-    for label in ("gain", "benefit", "fear", "greed"):
+    for label in _DIFFERENCES:
         print(f"  {label:8}{_shown(record[label])}")
 
 
@@ -126,13 +133,25 @@ def _command(world: str, fields: Sequence[str], options: dict[str, Any]) -> str:
     return " ".join([f"marl-bench schelling env={world}", *settings, "--out DIR", *changed])
 
 
-def _policy(env: Any, world: str, name: str) -> Any:
+def _policies(env: Any, world: str, wanted: dict[str, str]) -> list[Any]:
+    """Policies by name; `wanted` maps the option that chooses a policy to its name."""
     from marl_bench.scripted import random_policy
 
     known = {**env.scripted_policies(), "random": random_policy(env)}
-    if name not in known:
-        raise UsageError(f"{world} has no policy {name!r}{nearest(name, known)} (known: {', '.join(known)})")
-    return known[name]
+    for option, name in wanted.items():
+        if name not in known:
+            raise UsageError(
+                f"--{option} {name}: {world} has no such policy{nearest(name, known)}; choose two of its policies with "
+                f"--cooperate and --defect (known: {', '.join(known)})"
+            )
+    return [known[name] for name in wanted.values()]
+
+
+def _check_playable(env: Any, world: str, steps: int | None) -> None:
+    if env.num_agents < 2:
+        raise UsageError(f"{world} has {env.num_agents} agent; a Schelling diagram needs at least 2")
+    if steps is None and env.fixed_horizon is None:
+        raise UsageError(f"{world} has no fixed horizon; say how long to play at most with --steps N")
 
 
 def _machine() -> dict[str, Any]:
@@ -172,12 +191,13 @@ def write_overview(folder: Path) -> None:
         "# Schelling diagrams",
         "",
         "Is a world a social dilemma for its scripted cooperators and defectors? Written by `marl-bench schelling`. Returns are per",
-        "episode; brackets hold 95 % bootstrap intervals over episodes. gain: all cooperate less all defect. fear: what a cooperator",
-        "among defectors loses by not defecting. greed: what defecting adds among cooperators. best m: cooperators with the",
-        "largest return of the group. The verdict is about these two policies: others may pose a dilemma, or none.",
+        "episode; brackets hold 95 % bootstrap intervals over episodes. gain: all cooperate less all defect. benefit: what a cooperator",
+        "gains if all others cooperate rather than defect. fear: what a cooperator among defectors loses by not defecting. greed:",
+        "what defecting adds among cooperators. best m: cooperators with the largest return of the group. In a social dilemma gain,",
+        "benefit, and fear or greed are positive. The verdict is about these two policies: others may pose a dilemma, or none.",
         "",
-        "| world | agents | verdict | kind | gain | fear | greed | best m | episodes x steps | CPU s |",
-        "| --- | ---: | --- | --- | --- | --- | --- | ---: | ---: | ---: |",
+        "| world | agents | verdict | kind | gain | benefit | fear | greed | best m | episodes x steps | CPU s |",
+        "| --- | ---: | --- | --- | --- | --- | --- | --- | ---: | ---: | ---: |",
     ]
     for stem, record in records:
         cells = [
@@ -185,7 +205,7 @@ def write_overview(folder: Path) -> None:
             str(record["agents"]),
             f"**{record['verdict']}**",
             record["kind"],
-            *(_shown(record[name]) for name in ("gain", "fear", "greed")),
+            *(_shown(record[name]) for name in _DIFFERENCES),
             str(record["tipping"]),
             f"{record['episodes_per_composition']} x {record['mean_steps']:.0f}",
             f"{record['cpu_seconds']:.0f}",
