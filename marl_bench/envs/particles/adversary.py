@@ -21,27 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from marl_bench.environment import ScriptedPolicy, check_integer, check_range, field
+from marl_bench.environment import ScriptedPolicy, check_integer, field
 from marl_bench.envs.particles import rules as physics
 from marl_bench.envs.particles import scripted, viewer
-from marl_bench.envs.particles.particle_world import ParticleWorld, State
-from marl_bench.envs.particles.speaker_listener import goal_place
+from marl_bench.envs.particles.goals import GoalWorld, goal_place
+from marl_bench.envs.particles.particle_world import State
 
 
 @struct.dataclass
-class Adversary(ParticleWorld):
+class Adversary(GoalWorld):
     """Physical deception; everything else stands in the module's docstring.
 
     Raises:
       ValueError: for a value out of range. TypeError: for a value of the wrong type.
     """
 
-    DIALECTS = ("mpe2", "jaxmarl")
-
     adversaries: int = field(1, static=True, doc="number of adversaries; >= 1", unit="agents")
     good: int = field(2, static=True, doc="number of good agents; >= 1", unit="agents")
     landmarks: int | None = field(None, static=True, doc="number of landmarks L; >= 1; None: one a good agent")
-    accel: float = field(5.0, doc="force of a full action; >= 0", unit="force")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +46,6 @@ class Adversary(ParticleWorld):
         check_integer(self, "good", 1, 127)
         if self.landmarks is not None:
             check_integer(self, "landmarks", 1, 127)
-        check_range(self, "accel", 0.0)
 
     @property
     def num_agents(self) -> int:
@@ -80,11 +76,6 @@ class Adversary(ParticleWorld):
             "adversary_distance": "length, mean over adversaries of the distance to the goal",
         }
 
-    def forces(self, state: State, push: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """(x, y) [N, ...]: nothing collides."""
-        del state
-        return self.accel * push[0], self.accel * push[1]
-
     def views(self, state: State) -> jax.Array:
         """[N, O, ...] float32."""
         assert state.goal is not None
@@ -98,25 +89,18 @@ class Adversary(ParticleWorld):
 
     def rewards(self, state: State) -> jax.Array:
         """[N, ...] float32."""
-        distances = self._distances(state)
+        distances = self.distances(state)
         bad = distances[: self.adversaries]
         shared = jnp.sum(bad, axis=0) - jnp.min(distances[self.adversaries :], axis=0)
         return jnp.concatenate([-bad, jnp.broadcast_to(shared, (self.good, *shared.shape))])
 
     def metrics(self, state: State) -> dict[str, jax.Array]:
         """Metrics of a state."""
-        distances = self._distances(state)
+        distances = self.distances(state)
         return {
             "good_distance": jnp.min(distances[self.adversaries :], axis=0),
             "adversary_distance": jnp.mean(distances[: self.adversaries], axis=0),
         }
-
-    def _distances(self, state: State) -> jax.Array:
-        """[N, ...] distance of each agent to the goal."""
-        assert state.goal is not None
-        x, y = goal_place(state.landmark, state.goal)
-        dx, dy = state.position[:, 0] - x, state.position[:, 1] - y
-        return physics.root(dx * dx + dy * dy)
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`deceive`: good agents cover all landmarks, adversaries wait in the middle."""

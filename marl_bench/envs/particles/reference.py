@@ -23,46 +23,30 @@ import numpy as np
 from flax import struct
 
 from marl_bench.environment import ScriptedPolicy, check_integer, check_range, field
-from marl_bench.envs import raster
 from marl_bench.envs.particles import rules as physics
 from marl_bench.envs.particles import scripted, viewer
-from marl_bench.envs.particles.particle_world import ParticleWorld, State
-from marl_bench.envs.particles.speaker_listener import goal_place
-
-_BRIGHT, _DARK = np.float32(0.75), np.float32(0.25)
+from marl_bench.envs.particles.goals import TalkWorld
+from marl_bench.envs.particles.particle_world import State
 
 
 @struct.dataclass
-class Reference(ParticleWorld):
+class Reference(TalkWorld):
     """Mutual reference; everything else stands in the module's docstring.
 
     Raises:
       ValueError: for a value out of range. TypeError: for a value of the wrong type.
     """
 
-    DIALECTS = ("mpe2", "jaxmarl")
+    SHADES = (np.float32(0.75), np.float32(0.25))
+    LANDMARK_SIZE = 0.05
 
-    landmarks: int = field(3, static=True, doc="number of landmarks and colours L; >= 1")
     words: int = field(10, static=True, doc="number of words C; >= 1")
-    accel: float = field(5.0, doc="force of a full action; >= 0", unit="force")
     local_ratio: float = field(0.5, doc="rho, weight of the own term, in [0, 1]")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer(self, "landmarks", 1, 127)
         check_integer(self, "words", 1)
-        check_range(self, "accel", 0.0)
         check_range(self, "local_ratio", 0.0, 1.0)
-
-    @property
-    def num_agents(self) -> int:
-        """Two."""
-        return 2
-
-    @property
-    def num_landmarks(self) -> int:
-        """Number of landmarks L."""
-        return self.landmarks
 
     @property
     def num_goals(self) -> int:
@@ -89,36 +73,23 @@ class Reference(ParticleWorld):
         """Meaning and unit of each metric."""
         return {"distance": "length, mean over agents of the distance to their goal"}
 
-    def forces(self, state: State, push: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        """(x, y) [2, ...]: nothing collides."""
-        del state
-        return self.accel * push[0], self.accel * push[1]
-
     def views(self, state: State) -> jax.Array:
         """[2, O, ...] float32."""
         assert state.goal is not None and state.message is not None
         bodies = (state.position[:, 0], state.position[:, 1])
         landmarks = (state.landmark[:, 0], state.landmark[:, 1])
-        colours = physics.trailing(np.arange(self.landmarks)[None], state.goal)
-        told = jnp.where(state.goal[::-1, None] == colours, _BRIGHT, _DARK)
-        parts = [state.velocity, physics.seen_from(bodies, landmarks), told, state.message[::-1]]
+        told, heard = self.colours(state.goal[::-1]), state.message[::-1]
+        parts = [state.velocity, physics.seen_from(bodies, landmarks), told, heard]
         return jnp.concatenate(parts, axis=1)
 
     def rewards(self, state: State) -> jax.Array:
         """[2, ...] float32."""
-        own = -self._distances(state)[::-1]
+        own = -self.distances(state)[::-1]
         return (1 - self.local_ratio) * jnp.mean(own, axis=0) + self.local_ratio * own
 
     def metrics(self, state: State) -> dict[str, jax.Array]:
         """Metrics of a state."""
-        return {"distance": jnp.mean(self._distances(state), axis=0)}
-
-    def _distances(self, state: State) -> jax.Array:
-        """[2, ...] distance of each agent to its goal."""
-        assert state.goal is not None
-        x, y = goal_place(state.landmark, state.goal)
-        dx, dy = state.position[:, 0] - x, state.position[:, 1] - y
-        return physics.root(dx * dx + dy * dy)
+        return {"distance": jnp.mean(self.distances(state), axis=0)}
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`refer`: each tells the other its goal, and goes where it is told."""
@@ -127,11 +98,3 @@ class Reference(ParticleWorld):
     def body_look(self) -> list[viewer.Disc]:
         """Blue agents, of mpe2's size."""
         return [viewer.Disc(0.05, viewer.GOOD)] * 2
-
-    def landmark_look(self, state: State) -> list[viewer.Disc]:
-        """Coloured landmarks, of mpe2's size, with a ring around each goal."""
-        assert state.goal is not None
-        goals = np.asarray(state.goal)
-        return [
-            viewer.Disc(0.05, raster.agent_colour(i), marked=bool((goals == i).any())) for i in range(self.landmarks)
-        ]
