@@ -1,6 +1,7 @@
 """Rules of trust-and-split on plain arrays, and the expected payoffs of fixed ways to play.
 
-Source: a published code base for negotiation between language models, whose messages are free text; here they are tokens.
+Source: Trust-and-Split of Piche et al. 2025 (arXiv 2511.19405), where language models exchange free text; here messages are
+tokens.
 Hands: 0 rock, 1 paper, 2 scissors; paper beats rock, scissors beat paper, rock beats scissors.
 """
 
