@@ -82,6 +82,17 @@ def test_tag_is_jaxmarls_step_by_step_and_ends_by_time(tag):
     assert timestep.extras["agent_done"].all() and timestep.extras["metrics"]["alive"] == 0
 
 
+def test_only_particles_have_pictures_and_they_show_the_bodies(tag, capsys):
+    env, reset, _ = tag
+    picture = np.asarray(env.render(reset(jax.random.key(4))[0]))
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    # Adversaries, prey and obstacles have colours of their own, on white.
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 4 and (picture[2, 2] == 255).all()
+    assert capsys.readouterr().out == ""
+    with pytest.raises(NotImplementedError, match="no viewer that draws one state of switch_riddle"):
+        make("switch_riddle").render(None)
+
+
 @pytest.fixture(scope="module")
 def battle():
     env = make("HeuristicEnemySMAX", scenario="3m")

@@ -99,6 +99,27 @@ def test_actions_out_of_range_are_clipped(foraging):
         jax.tree.map(np.testing.assert_array_equal, *[jax.tree.leaves((t.observation, t.reward)) for _, t in outcomes])
 
 
+def test_pictures_are_those_of_jumanjis_viewer_and_open_no_window(foraging):
+    import matplotlib
+    from matplotlib import pyplot
+
+    env, reset, _ = foraging
+    before = matplotlib.get_backend(), pyplot.get_fignums()
+    one, other = (np.asarray(env.render(reset(jax.random.key(seed))[0])) for seed in (0, 1))
+    assert one.shape == other.shape == (400, 400, 3) and one.dtype == np.uint8
+    # Black ground, white figures, red fruit; the two starts differ.
+    assert len(np.unique(one.reshape(-1, 3), axis=0)) > 3 and (one != other).any()
+    np.testing.assert_array_equal(one, env.render(reset(jax.random.key(0))[0]))
+    assert (matplotlib.get_backend(), pyplot.get_fignums()) == before
+
+
+def test_a_viewer_that_makes_no_pixels_is_an_error(foraging, monkeypatch):
+    env, reset, _ = foraging
+    monkeypatch.setattr(env.inner.unwrapped, "_viewer", None)
+    with pytest.raises(NotImplementedError, match="Jumanji has no viewer of LevelBasedForaging-v0"):
+        env.render(reset(jax.random.key(0))[0])
+
+
 def test_what_is_shared_goes_to_every_agent():
     env = marl_bench.make("jumanji:Cleaner-v0")
     state, timestep = jax.jit(env.reset)(jax.random.key(0))

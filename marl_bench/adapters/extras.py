@@ -28,7 +28,7 @@ def import_extra(module: str, extra: str) -> ModuleType:
       MissingExtra: if it is not installed, or cannot be imported.
     """
     try:
-        with _silent_output():
+        with silent_output():
             return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
@@ -37,7 +37,7 @@ def import_extra(module: str, extra: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _silent_output() -> Iterator[None]:
+def silent_output() -> Iterator[None]:
     """Nothing is printed inside, and the standard streams are the same afterwards.
 
     JaxMARL prints while it is imported, after its MABrax has set the streams to `sys.__stdout__` and `sys.__stderr__`.

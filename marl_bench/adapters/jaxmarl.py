@@ -33,6 +33,7 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.adapters.extras import check_id, freeze_options, import_extra, make_inner
+from marl_bench.adapters.pictures import particles_picture
 from marl_bench.environment import Environment, Observation, TimeStep, field
 
 TIMED = ("MPE_", "overcooked", "coin_game")
@@ -246,6 +247,12 @@ class JaxMARLEnvironment(Environment):
         if not self._loaded.world:
             return super().global_state(state)
         return jnp.ravel(self.inner.get_world_state(state.inner)).astype(jnp.float32)
+
+    def render(self, state: JaxMARLState) -> np.ndarray:
+        """uint8 [H, W, 3]: the picture of JaxMARL's own viewer; raises NotImplementedError but for `MPE_*`."""
+        if not self.id.startswith("MPE_"):
+            raise NotImplementedError(f"JaxMARL has no viewer that draws one state of {self.id}, only of MPE_*")
+        return particles_picture(self.inner, state.inner)
 
     def _by_time(self, inner: Any) -> jax.Array:
         """[] bool: if an episode ends in this state, was it the time limit?"""

@@ -34,6 +34,7 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.adapters.extras import check_id, freeze_options, import_extra, make_inner
+from marl_bench.adapters.pictures import jumanji_picture
 from marl_bench.environment import Environment, Observation, TimeStep, as_metrics, field
 
 
@@ -225,6 +226,13 @@ class JumanjiEnvironment(Environment):
             observation=self._read(timestep.observation, step_count),
             extras={"metrics": as_metrics(self._metrics(timestep.extras))},
         )
+
+    def render(self, state: JumanjiState) -> np.ndarray:
+        """uint8 [H, W, 3]: the picture of Jumanji's own viewer. Raises NotImplementedError where it has none."""
+        picture = jumanji_picture(self.inner.unwrapped, state.inner)
+        if picture is None:
+            raise NotImplementedError(f"Jumanji has no viewer of {self.id} that makes pictures")
+        return picture
 
     def _metrics(self, extras: dict[str, Any] | None) -> dict[str, Any]:
         return {name: (extras or {}).get(name, 0.0) for name in self._loaded.extras}
