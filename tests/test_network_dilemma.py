@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import marl_bench
+from marl_bench.envs import graph_families
+from marl_bench.envs.closed_forms.evolution import graph_payoffs
 from marl_bench.envs.graphs import random_regular, torus
 from marl_bench.envs.network_dilemma import NetworkDilemma
 from marl_bench.experiments import numpy_dqn
@@ -104,6 +106,41 @@ def test_own_graph_equals_the_lattice() -> None:
     assert marl_bench.check_environment(degree_three) == []
 
 
+SPARSE = graph_families.erdos_renyi(30, 0.06, seed=1)
+"""Degrees 0 to 5."""
+
+
+@pytest.mark.parametrize("graph", [SPARSE, graph_families.scale_free(40, 2, seed=1)], ids=["sparse", "scale_free"])
+def test_irregular_graphs_pay_the_mean_over_the_neighbours_that_there_are(graph):
+    env = NetworkDilemma(topology="irregular", neighbors=graph.neighbours, observe="progress", dilemma_strength=0.3)
+    num_agents, width = graph.neighbours.shape
+    assert len(set(graph_families.degrees(graph))) > 2 and env.num_codes is None
+    actions = np.random.default_rng(0).integers(0, 2, num_agents)
+    _, timestep = jax.jit(env.step)(env.reset(jax.random.key(0))[0], jnp.asarray(actions))
+    paid = graph_payoffs(actions, graph.neighbours, graph.present, payoff_of(env), mean=True)
+    np.testing.assert_allclose(timestep.reward, paid, atol=1e-6)
+    assert float(timestep.extras["metrics"]["cooperation_rate"]) == pytest.approx((actions == 0).mean())
+    view = np.asarray(timestep.observation.agents_view)
+    assert view.shape == (num_agents, *env.observation_shape) == (num_agents, 2 * width + 2)
+    np.testing.assert_array_equal(view[:, :width], np.where(graph.present, actions[graph.neighbours], 0))
+    np.testing.assert_array_equal(view[:, width], actions)
+    np.testing.assert_array_equal(view[:, width + 1 : -1], graph.present)
+
+
+def test_a_regular_graph_is_a_case_of_an_irregular_one() -> None:
+    table = random_regular(20, 3, 0)
+    regular, irregular = (NetworkDilemma(topology=name, neighbors=table) for name in ("given", "irregular"))
+    actions = jax.random.bernoulli(jax.random.key(1), 0.5, (20,)).astype(jnp.int32)
+    state, _ = regular.reset(jax.random.key(0))
+    one, other = (env.step(state, actions)[1] for env in (regular, irregular))
+    np.testing.assert_allclose(one.reward, other.reward, atol=1e-6)
+    np.testing.assert_array_equal(one.observation.agents_view, other.observation.agents_view[:, :4])
+
+
+def test_an_irregular_graph_conforms() -> None:
+    assert marl_bench.check_environment(NetworkDilemma(topology="irregular", neighbors=SPARSE.neighbours)) == []
+
+
 def test_each_seed_has_its_own_graph() -> None:
     env = NetworkDilemma(topology="random", side=6)
     assert not np.array_equal(env.prepare(0).neighbors, env.prepare(1).neighbors)
@@ -128,6 +165,11 @@ def test_conforms(topology: str) -> None:
         ({"sucker": 0.0, "temptation": 1.0}, "pass dilemma_strength=None"),
         ({"dilemma_strength": None}, "needs both sucker and temptation"),
         ({"topology": "given"}, "needs neighbors"),
+        ({"topology": "irregular"}, "topology='irregular' needs neighbors"),
+        ({"topology": "given", "neighbors": graph_families.ring(20, 8).neighbours}, "use topology='irregular'"),
+        ({"topology": "given", "neighbors": SPARSE.neighbours}, "which is itself"),
+        ({"topology": "irregular", "neighbors": np.array([[1, 1], [0, 1]])}, "node 0 lists node 1, more than once"),
+        ({"topology": "irregular", "neighbors": np.array([[1], [1]])}, "node 0 lists node 1, which does not list it"),
         ({"reward": "high"}, "must be a number"),
     ],
 )

@@ -6,7 +6,7 @@ undirected and regular, so an environment can gather its neighbours without mask
 
 Sources: Bollobas 1980 (configuration model: pairing stubs at random and rejecting loops and repeated edges is uniform
 over simple regular graphs); Maslov & Sneppen 2002 (degree-preserving double-edge swaps); Weng & Lee 2026,
-arXiv:2601.05509, for the rewired and modular graphs. Weighted, directed or irregular graphs are not covered.
+arXiv:2601.05509, for the rewired and modular graphs. Irregular graphs are in `graph_families`; weighted or directed ones are not covered.
 """
 
 from __future__ import annotations
@@ -145,11 +145,12 @@ def modular_regular(num_nodes: int, modules: int = 9, seed: int = 0) -> NDArray[
     return _table_of(np.concatenate([*inner, _cross_matching(module_of, rng)]), num_nodes, 4)
 
 
-def validate_neighbours(table: Any) -> NDArray[np.int32]:
-    """Check that a neighbour table is a simple, undirected, regular graph.
+def validate_neighbours(table: Any, padded: bool = False) -> NDArray[np.int32]:
+    """Check that a neighbour table is a simple, undirected graph, and regular unless it is padded.
 
     Args:
       table: [N, degree] integers; row i lists the neighbours of node i, in any order.
+      padded: whether entries i in row i are empty slots (as in `graph_families.Graph`), so that degrees may differ.
     Returns:
       neighbours: the table as a contiguous int32 array.
     Raises:
@@ -169,10 +170,11 @@ def validate_neighbours(table: Any) -> NDArray[np.int32]:
     node = np.repeat(np.arange(num_nodes), degree)
     other = host.reshape(-1).astype(np.int64)
     _refuse((other < 0) | (other >= num_nodes), node, other, f"but nodes run from 0 to {num_nodes - 1}")
-    _refuse(other == node, node, other, "which is itself")
+    if not padded:
+        _refuse(other == node, node, other, "which is itself")
     ordered = np.sort(host, axis=1).astype(np.int64)
     repeated = np.zeros(host.shape, bool)
-    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeated[:, 1:] = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != np.arange(num_nodes)[:, None])
     _refuse(repeated.reshape(-1), node, ordered.reshape(-1), "more than once")
     one_sided = ~np.isin(node * num_nodes + other, other * num_nodes + node)
     _refuse(one_sided, node, other, "which does not list it in return")

@@ -9,8 +9,8 @@ nothing is random after the reset.
 | | content |
 |---|---|
 | action | 0 = cooperate (C), 1 = defect (D) |
-| agents_view | [N, k + 1] float32 of 0/1: the neighbours' last actions (lattice: up, right, down, left), then the own; plus `learner_inputs` |
-| reward | mean over neighbours of the payoff M[own, other], in [min M, max M] |
+| agents_view | [N, k + 1] float32 of 0/1: the neighbours' last actions (lattice: up, right, down, left), then the own; on an irregular graph k more, which slots are neighbours (actions of empty ones are 0); plus `learner_inputs` |
+| reward | mean over neighbours of the payoff M[own, other], in [min M, max M]; 0 for an agent without neighbours |
 | ends | never |
 | metrics | `cooperation_rate`: fraction of agents that cooperated; `mean_reward`: mean reward over agents |
 
@@ -39,7 +39,11 @@ from marl_bench.environment import (
 )
 from marl_bench.envs import graphs
 
-TOPOLOGIES = ("lattice", "rewired", "random", "modular", "given")
+TOPOLOGIES = ("lattice", "rewired", "random", "modular", "given", "irregular")
+_TABLES = ("given", "irregular")
+"""Topologies that the field `neighbors` holds."""
+_MAX_DEGREE = 7
+"""Of regular graphs: neighbours and the agent itself are the bits of a uint8 code."""
 OBSERVE = {
     "actions": (),
     "temperature": ("temperature",),
@@ -73,7 +77,7 @@ class NetworkDilemma(Environment):
     """
 
     side: int = field(
-        30, static=True, doc="lattice side L; N = L^2 agents; with topology='given' only the width of the picture"
+        30, static=True, doc="lattice side L; N = L^2 agents; with neighbors given only the width of the picture"
     )
     topology: str = field(
         "lattice", static=True, doc=f"graph: {', '.join(TOPOLOGIES)}; the run's seed draws the random ones"
@@ -89,7 +93,9 @@ class NetworkDilemma(Environment):
     temptation: float | None = field(None, doc="T, payoff of D against C; None: from dilemma_strength", unit="payoff")
     punishment: float = field(0.0, doc="P, payoff of D against D", unit="payoff")
     neighbors: Any = field(
-        None, doc="[N, k] int32 neighbour table of a simple k-regular graph, k <= 7 (topology='given')"
+        None,
+        doc="[N, k] int32 neighbour table of a simple graph: k-regular with k <= 7 (topology='given'), or any, where row i "
+        "has i in its empty slots (topology='irregular')",
     )
 
     def __post_init__(self) -> None:
@@ -107,22 +113,32 @@ class NetworkDilemma(Environment):
         if self.dilemma_strength is None and (self.sucker is None or self.temptation is None):
             raise ValueError("dilemma_strength=None needs both sucker and temptation (fields of NetworkDilemma)")
         if isinstance(self.neighbors, np.ndarray):
-            if self.topology == "given":
-                graphs.validate_neighbours(self.neighbors)
-        elif self.neighbors is None and self.topology == "given":
-            raise ValueError("topology='given' needs neighbors=[N, k] (fields of NetworkDilemma)")
+            if self.topology in _TABLES:
+                graphs.validate_neighbours(self.neighbors, padded=not self.regular)
+                if self.regular and self.degree > _MAX_DEGREE:
+                    raise ValueError(
+                        f"neighbors: degree {self.degree} is above {_MAX_DEGREE}, which topology='given' offers; use "
+                        "topology='irregular' (fields of NetworkDilemma)"
+                    )
+        elif self.neighbors is None and self.topology in _TABLES:
+            raise ValueError(f"topology={self.topology!r} needs neighbors=[N, k] (fields of NetworkDilemma)")
 
     # --- sizes -----------------------------------------------------------------------------------
 
     @property
     def num_agents(self) -> int:
         """Number of agents N."""
-        return int(self.neighbors.shape[-2]) if self.topology == "given" else self.side**2
+        return int(self.neighbors.shape[-2]) if self.topology in _TABLES else self.side**2
 
     @property
     def degree(self) -> int:
-        """Number of neighbours k of every agent."""
-        return int(self.neighbors.shape[-1]) if self.topology == "given" else 4
+        """Number of neighbours k of every agent; on an irregular graph the largest one."""
+        return int(self.neighbors.shape[-1]) if self.topology in _TABLES else 4
+
+    @property
+    def regular(self) -> bool:
+        """Whether all agents have equally many neighbours."""
+        return self.topology != "irregular"
 
     @property
     def num_actions(self) -> int:
@@ -131,8 +147,8 @@ class NetworkDilemma(Environment):
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """(k + 1 + number of learner inputs,)."""
-        return (self.degree + 1 + len(self.learner_inputs),)
+        """(k + 1 + number of learner inputs,); k more on an irregular graph."""
+        return (self.degree * (1 if self.regular else 2) + 1 + len(self.learner_inputs),)
 
     @property
     def endless(self) -> bool:
@@ -154,7 +170,7 @@ class NetworkDilemma(Environment):
 
     def prepare(self, seed: int) -> NetworkDilemma:
         """Draw this run's graph (rewired, random, modular) from `seed`; other topologies return themselves."""
-        if self.topology in ("lattice", "given"):
+        if self.topology in ("lattice", *_TABLES):
             return self
         return dataclasses.replace(self, neighbors=_draw_graph(self.topology, self.side, seed))
 
@@ -171,15 +187,14 @@ class NetworkDilemma(Environment):
         """Draw a fair coin per agent as its previous action. `key`: [] typed PRNG key."""
         actions = jax.random.bernoulli(key, 0.5, (self.num_agents,)).astype(jnp.uint8)
         state = State(actions=actions, step_count=jnp.int32(0))
-        code = self.observation_code(state)
-        return state, self.restart(self._observation(code, state), self._metrics(code))
+        view, reward = self._look(state)
+        return state, self.restart(self._observation(view, state), self._metrics(state, reward))
 
     def step(self, state: State, actions: jax.Array) -> tuple[State, TimeStep]:
         """All agents act at once. `actions`: [N] integers, clipped to {0, 1}."""
         state = State(actions=jnp.clip(actions, 0, 1).astype(jnp.uint8), step_count=state.step_count + 1)
-        code = self.observation_code(state)
-        _, reward = self.code_outcome(code, jnp.zeros((), jnp.int32))
-        return state, self.transition(reward, self._observation(code, state), metrics=self._metrics(code))
+        view, reward = self._look(state)
+        return state, self.transition(reward, self._observation(view, state), metrics=self._metrics(state, reward))
 
     def global_state(self, state: State) -> jax.Array:
         """[N] float32 joint action."""
@@ -195,18 +210,23 @@ class NetworkDilemma(Environment):
     # --- the few distinct observations -----------------------------------------------------------
 
     @property
-    def num_codes(self) -> int:
-        """2^(k + 1) distinct views."""
-        return 2 ** (self.degree + 1)
+    def num_codes(self) -> int | None:
+        """2^(k + 1) distinct views; None on an irregular graph."""
+        return 2 ** (self.degree + 1) if self.regular else None
 
     def code_observations(self) -> np.ndarray:
         """[2^(k+1), k + 1 + inputs] float32: bit j of the code is slot j of the view."""
-        bits = (np.arange(self.num_codes)[:, None] >> np.arange(self.degree + 1)) & 1
-        padding = np.zeros((self.num_codes, len(self.learner_inputs)))
+        count = self.num_codes
+        if count is None:
+            return super().code_observations()
+        bits = (np.arange(count)[:, None] >> np.arange(self.degree + 1)) & 1
+        padding = np.zeros((count, len(self.learner_inputs)))
         return np.concatenate([bits, padding], axis=1).astype(np.float32)
 
     def observation_code(self, state: State) -> jax.Array:
         """[N] uint8: bit j is the last action of neighbour j, bit k the own last action."""
+        if not self.regular:
+            return super().observation_code(state)
         actions = state.actions
         if self.topology == "lattice":
             grid = actions.reshape(self.side, self.side)
@@ -217,28 +237,47 @@ class NetworkDilemma(Environment):
         code = functools.reduce(jnp.bitwise_or, [slot << np.uint8(j) for j, slot in enumerate(slots)])
         return code.reshape(-1)
 
-    def code_outcome(self, code: jax.Array, agent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Own action, and reward C: R - (n/k)(R - S), D: T - (n/k)(T - P) with n defecting neighbours (spec section 1)."""
+    def code_outcome(self, code: jax.Array, agent: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+        """Own action, and the reward of `_gain` (spec section 1); None on an irregular graph."""
         del agent
-        reward, sucker, temptation, punishment = self.payoffs()
+        return self._outcome(code) if self.regular else None
+
+    def _outcome(self, code: jax.Array) -> tuple[jax.Array, jax.Array]:
         defectors = jax.lax.population_count(code & np.uint8(2**self.degree - 1)).astype(jnp.float32)
         share = defectors * np.float32(1.0 / self.degree)
         action = (code >> np.uint8(self.degree)).astype(jnp.int32)
+        return action, self._gain(action, share)
+
+    def _gain(self, action: jax.Array, share: jax.Array) -> jax.Array:
+        """[...] float32 reward, C: R - (n/k)(R - S), D: T - (n/k)(T - P), with a share n/k of defecting neighbours."""
+        reward, sucker, temptation, punishment = self.payoffs()
         gained = jnp.where(
             action == 0, reward - share * (reward - sucker), temptation - share * (temptation - punishment)
         )
-        return action, gained.astype(jnp.float32)
+        return gained.astype(jnp.float32)
 
     # --- views -----------------------------------------------------------------------------------
 
-    def _observation(self, code: jax.Array, state: State) -> Any:
-        bits = (code[:, None] >> np.arange(self.degree + 1, dtype=np.uint8)) & np.uint8(1)
-        padding = jnp.zeros((self.num_agents, len(self.learner_inputs)), jnp.float32)
-        return self.observe_view(jnp.concatenate([bits.astype(jnp.float32), padding], axis=1), state.step_count)
+    def _look(self, state: State) -> tuple[jax.Array, jax.Array]:
+        """What agents see, [N, ...] zeros and ones, and their rewards [N], after the joint action of `state`."""
+        if self.regular:
+            code = self.observation_code(state)
+            bits = (code[:, None] >> np.arange(self.degree + 1, dtype=np.uint8)) & np.uint8(1)
+            return bits, self._outcome(code)[1]
+        table = jnp.asarray(self.neighbor_table)
+        present = table != np.arange(self.num_agents)[:, None]
+        seen = jnp.where(present, state.actions.at[table].get(mode="promise_in_bounds"), jnp.uint8(0))
+        count = jnp.sum(present, axis=1)
+        share = jnp.sum(seen, axis=1) / jnp.maximum(count, 1).astype(jnp.float32)
+        gained = jnp.where(count > 0, self._gain(state.actions, share), 0.0)
+        return jnp.concatenate([seen, state.actions[:, None], present.astype(jnp.uint8)], axis=1), gained
 
-    def _metrics(self, code: jax.Array) -> dict[str, jax.Array]:
-        action, reward = self.code_outcome(code, jnp.zeros((), jnp.int32))
-        return {"cooperation_rate": jnp.mean(1.0 - action), "mean_reward": jnp.mean(reward)}
+    def _observation(self, view: jax.Array, state: State) -> Any:
+        padding = jnp.zeros((self.num_agents, len(self.learner_inputs)), jnp.float32)
+        return self.observe_view(jnp.concatenate([view.astype(jnp.float32), padding], axis=1), state.step_count)
+
+    def _metrics(self, state: State, reward: jax.Array) -> dict[str, jax.Array]:
+        return {"cooperation_rate": jnp.mean(1.0 - state.actions), "mean_reward": jnp.mean(reward)}
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` and `defect`: everybody, always."""
