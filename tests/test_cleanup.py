@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import marl_bench
-from marl_bench.envs.cleanup import rules
+from marl_bench.envs.cleanup import rules, scripted
 from marl_bench.envs.cleanup.cleanup import Cleanup, River
 from marl_bench.scripted import random_policy, scripted_policy
 
@@ -215,6 +215,30 @@ def test_live_avatars_never_share_a_cell(episode):
     flat = np.where(avatars.away == 0, avatars.row.astype(int) * 28 + avatars.col, -1 - np.arange(7))
     flat = np.sort(flat, axis=-1)
     assert (flat[..., 1:] != flat[..., :-1]).all() and (np.asarray(avatars.away) > 0).any()
+
+
+def test_prospects_of_the_cleaning_beam(start):
+    """Columns that end at dirt after noop, forward, backward, left, right, turn left, turn right, counted by hand."""
+    dirt = [(4, 10), (3, 10), (3, 9)]
+    state = place(start[0], [(5, 10), (18, 0), (18, 27)], [NORTH] * 3, dirt=dirt)
+    found = jax.jit(lambda state: scripted.prospects(ENV, state))(state)
+    assert found[:, 0].tolist() == [2, 2, 1, 2, 1, 1, 1]
+    assert found[:, 1].tolist() == [0, 0, -1, -1, 0, 0, 0]  # the map ends behind and to the left
+    beside = place(start[0], [(5, 10), (5, 11), (18, 27)], [NORTH] * 3, dirt=dirt)
+    assert scripted.prospects(ENV, beside)[:, 0].tolist() == [2, 2, 1, 2, -1, 1, 1]
+
+
+def test_who_has_least_far_to_dirt_cleans_and_the_others_eat(start):
+    """10 of 147 sites are dirty: above the limit of the nearest agent, 0.05, and below that of the next, 0.08."""
+    cooperate = jax.jit(ENV.scripted_policies()["cooperate"])
+    dirt = [(4, col) for col in range(10)]
+    cells, headings = [(5, 4), (16, 4), (16, 20)], [NORTH, EAST, WEST]
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        at, facing = [cells[agent] for agent in order], [headings[agent] for agent in order]
+        state = place(start[0], at, facing, dirt=dirt, apples=[(16, 5), (16, 19)])
+        assert cooperate(state, None, KEY).tolist() == [(CLEAN, FORWARD, FORWARD)[agent] for agent in order]
+    busy = state.replace(avatars=state.avatars.replace(waits=jnp.full((3, 2), 2, jnp.int8)))
+    assert cooperate(busy, None, KEY)[order.index(0)] == NOOP  # three cells are in the beam; there is no better place
 
 
 def test_a_policy_that_cleans_beats_one_that_only_eats():
