@@ -16,6 +16,7 @@ Beams, moves, views and ends are those of `marl_bench.envs.grid`.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import sites
 from marl_bench.envs.grid.beams import Aim, Beam, Shot, reached
 from marl_bench.envs.grid.geometry import Terrain
+from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.viewer import Picture
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 
@@ -148,7 +150,7 @@ class Cleanup(GridWorld):
             grown = grown & ~jnp.any(sites.standing(rules.APPLE_SITES, here), axis=1)
         likely = jnp.where(frame.count > self.pollution_delay, self.pollution, 0.0)
         dirt = rules.pollute(river.dirt, frame.words[_NUM_APPLES:], likely)
-        return frame.replace(resources=River(river.apples | grown, dirt))  # pyright: ignore[reportAttributeAccessIssue]
+        return frame.holding(River(river.apples | grown, dirt))
 
     def enter(self, frame: Frame) -> Frame:
         """Eat the apple on the own cell."""
@@ -157,7 +159,7 @@ class Cleanup(GridWorld):
         eaten = sites.standing(rules.APPLE_SITES, here) & river.apples[:, None]
         by = jnp.any(eaten, axis=0)
         left = River(river.apples & ~jnp.any(eaten, axis=1), river.dirt)
-        frame = frame.replace(resources=left)  # pyright: ignore[reportAttributeAccessIssue]
+        frame = frame.holding(left)
         return frame.paid(jnp.where(by, self.apple_reward, 0.0)).counted(apples=by, defections=by)
 
     def blocks(self, frame: Frame, beam: Beam, aimed: Aim) -> Array | None:
@@ -173,7 +175,7 @@ class Cleanup(GridWorld):
         cleaned = jnp.sum(shot.lit & rules.dirty(river.dirt, shot.flat), axis=1)
         # A lit cell with dirt is where its beam ends, so all of them get clean.
         dirt = river.dirt & ~reached(shot, rules.DIRT_SITES, rules.WIDTH)
-        frame = frame.replace(resources=River(river.apples, dirt))  # pyright: ignore[reportAttributeAccessIssue]
+        frame = frame.holding(River(river.apples, dirt))
         return frame.paid(cleaned * jnp.asarray(self.clean_reward, jnp.float32)).counted(
             cleaned=cleaned, cooperations=cleaned
         )
@@ -203,14 +205,8 @@ class Cleanup(GridWorld):
         return Picture(board, colours, ((apples, raster.RED),))
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
-        """`cooperate` cleans while the river is dirtier than the agent's own limit and eats otherwise; `defect` only eats."""
-
-        def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.cooperate(self, state, key)
-
-        def defect(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.eat(self, state, key)
-
-        return {"cooperate": cooperate, "defect": defect}
+        """`cooperate` cleans while the river is dirty, above all where the agent is near, and eats otherwise; `defect` only eats."""
+        return {
+            "cooperate": from_state(functools.partial(scripted.cooperate, self)),
+            "defect": from_state(functools.partial(scripted.eat, self)),
+        }

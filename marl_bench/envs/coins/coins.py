@@ -28,6 +28,7 @@ from marl_bench.envs.coins import rules, scripted
 from marl_bench.envs.grid import viewer
 from marl_bench.envs.grid.avatars import cells
 from marl_bench.envs.grid.geometry import Terrain, terrain
+from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 from marl_bench.random import words
 
@@ -137,7 +138,7 @@ class Coins(GridWorld):
         here = np.arange(self.terrain.size, dtype=np.int32) == cells(frame.avatars, self.terrain)[:, None]
         free = self.field_mask(resources).reshape(-1) & ~jnp.any(here, axis=0)
         kind = rules.grow(resources.kind, free, frame.words, self.rate)
-        return frame.replace(resources=resources.replace(kind=kind))  # pyright: ignore[reportAttributeAccessIssue]
+        return frame.holding(resources.replace(kind=kind))
 
     def solid(self, resources: Resources) -> Array:
         """[H * W + 1] bool: all but the playing field."""
@@ -147,7 +148,7 @@ class Coins(GridWorld):
         """Whoever stands on a coin has just entered its cell, and takes it."""
         kind, own, other = rules.collect(frame.resources.kind, cells(frame.avatars, self.terrain))
         numbers = (self.self_match, self.self_mismatch, self.other_match, self.other_mismatch)
-        frame = frame.replace(resources=frame.resources.replace(kind=kind))  # pyright: ignore[reportAttributeAccessIssue]
+        frame = frame.holding(frame.resources.replace(kind=kind))
         return frame.paid(rules.pay(own, other, *numbers)).counted(cooperations=own, defections=other)
 
     # --- views -------------------------------------------------------------------------------------
@@ -191,16 +192,13 @@ class Coins(GridWorld):
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` collects coins of the own colour only, `defect` the nearest coin."""
 
-        def walk(state: WorldState, wanted: Array, key: Array) -> Array:
+        def walk(wanted: Array, state: WorldState, key: Array) -> Array:
             return scripted.nearest(state, wanted, self.max_height, self.max_width, key)
 
-        def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return walk(state, state.resources.kind == np.array([[1], [2]], np.int8), key)
+        def own(state: WorldState, key: Array) -> Array:
+            return walk(state.resources.kind == np.array([[1], [2]], np.int8), state, key)
 
-        def defect(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            wanted = jnp.broadcast_to(state.resources.kind > 0, (2, self.terrain.size))
-            return walk(state, wanted, key)
+        def any_coin(state: WorldState, key: Array) -> Array:
+            return walk(jnp.broadcast_to(state.resources.kind > 0, (2, self.terrain.size)), state, key)
 
-        return {"cooperate": cooperate, "defect": defect}
+        return {"cooperate": from_state(own), "defect": from_state(any_coin)}

@@ -16,6 +16,7 @@ Perolat et al. 2017). Beams, moves, views and ends are those of `marl_bench.envs
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import sites
 from marl_bench.envs.grid.beams import Beam, Shot
 from marl_bench.envs.grid.geometry import Terrain
+from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.viewer import Picture
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 
@@ -136,7 +138,7 @@ class CommonsHarvest(GridWorld):
         one = _ONE[self.layout] if self.regrowth_one is None else self.regrowth_one
         count = rules.count_neighbours(apples)
         grown = sites.chance(frame.words, rules.regrowth(count, one, self.regrowth_two, self.regrowth_three))
-        return frame.replace(resources=apples | grown)  # pyright: ignore[reportAttributeAccessIssue]
+        return frame.holding(apples | grown)
 
     def enter(self, frame: Frame) -> Frame:
         """Eat the apple on the own cell."""
@@ -146,7 +148,7 @@ class CommonsHarvest(GridWorld):
         by = jnp.any(eaten, axis=0)
         fair = jnp.any(eaten & (rules.count_neighbours(apples) >= scripted.ENOUGH)[:, None], axis=0)
         left = apples & ~jnp.any(eaten, axis=1)
-        frame = frame.replace(resources=left)  # pyright: ignore[reportAttributeAccessIssue]
+        frame = frame.holding(left)
         return frame.paid(jnp.where(by, self.apple_reward, 0.0)).counted(
             apples=by, cooperations=fair, defections=by & ~fair
         )
@@ -178,13 +180,7 @@ class CommonsHarvest(GridWorld):
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` eats apples that have two apples around them; `defect` eats the nearest one."""
-
-        def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.careful(self, state, key)
-
-        def defect(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.greedy(self, state, key)
-
-        return {"cooperate": cooperate, "defect": defect}
+        return {
+            "cooperate": from_state(functools.partial(scripted.careful, self)),
+            "defect": from_state(functools.partial(scripted.greedy, self)),
+        }

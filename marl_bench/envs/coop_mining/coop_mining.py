@@ -15,7 +15,7 @@ space: who goes for gold needs a partner who does so as well. Rules: `rules`; mo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +50,9 @@ class Ore:
 
 @struct.dataclass
 class CoopMining(GridWorld):
-    """Cooperative mining; actions, views, rewards and metrics stand in the module's docstring.
+    """Cooperative mining; actions, views, rewards and metrics stand in the module's docstring, errors in `GridWorld`'s."""
 
-    Raises:
-      ValueError: for a value out of range. TypeError: for a value of the wrong type.
-    """
-
+    FEWEST_PLAYERS: ClassVar[int] = 2
     players: int = field(6, static=True, doc="N, number of agents; 2 to 18", unit="agents")
     iron_reward: float = field(1.0, doc="for taking iron", unit="reward")
     gold_reward: float = field(8.0, doc="to each of the two who take gold", unit="reward")
@@ -68,8 +65,6 @@ class CoopMining(GridWorld):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.players < 2:
-            raise ValueError(f"players={self.players}: must be at least 2 (field of {type(self).__name__})")
         for name in ("iron_reward", "gold_reward"):
             check_range(self, name)
         for name in ("iron_rate", "gold_rate"):
@@ -132,7 +127,7 @@ class CoopMining(GridWorld):
         occupied = jnp.any(here[:, None] == np.arange(self.terrain.size, dtype=np.int16), axis=0)
         drawn = unit_interval(rules.stretch(frame.words[: -self.players], self.terrain.size))
         kind = rules.grow(ore.kind, occupied | maps.barren(), drawn, self.iron_rate, self.gold_rate)
-        return _with(frame, Ore(kind, miner, countdown))
+        return frame.holding(Ore(kind, miner, countdown))
 
     def blocks(self, frame: Frame, beam: Beam, aimed: Aim) -> Array:
         """[N, 3] bool: ore stops the beam."""
@@ -153,7 +148,7 @@ class CoopMining(GridWorld):
         miner = jnp.where(target >= 0, av.look_up(ore.miner, safe), rules.NOBODY)
         mined = rules.mine(target, kind, miner, rules.distinct(frame.words[-self.players :]))
         cells = rules.apply(ore.kind, ore.miner, ore.countdown, target, mined, self.window_steps)
-        frame = _with(frame, Ore(*cells))
+        frame = frame.holding(Ore(*cells))
         frame = frame.paid(self.iron_reward * mined.iron + self.gold_reward * mined.gold.astype(jnp.float32))
         return frame.counted(iron=mined.iron, gold=mined.gold, cooperations=mined.gold, defections=mined.iron)
 
@@ -183,7 +178,3 @@ class CoopMining(GridWorld):
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` joins others at gold, and takes iron where there is no gold; `defect` takes iron only."""
         return {"cooperate": scripted.miner(self, gold=True), "defect": scripted.miner(self, gold=False)}
-
-
-def _with(frame: Frame, ore: Ore) -> Frame:
-    return frame.replace(resources=ore)  # pyright: ignore[reportAttributeAccessIssue]

@@ -12,6 +12,7 @@ from marl_bench.environment import ScriptedPolicy
 from marl_bench.envs.coop_mining import rules
 from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import beams, paths
+from marl_bench.envs.grid.scripted import steps_from, unsteady
 
 Array = jax.Array
 
@@ -27,14 +28,10 @@ def miner(env: Any, gold: bool) -> ScriptedPolicy:
     """
     table, wall = paths.distances(env.terrain.wall), env.terrain.wall
 
-    def policy(state: Any, observation: Any, key: Array) -> Array:
-        del observation
-        key_noise, key_slip, key_random = jax.random.split(key, 3)
+    def act(state: Any, noise: Array) -> Array:
         who, kind = state.avatars, state.resources.kind
         count = who.row.shape[0]
-        here = who.row.astype(jnp.int32) * env.terrain.width + who.col
-        # [N, M] steps from each agent to each cell.
-        steps = jnp.asarray(table)[here].astype(jnp.int32)
+        steps = steps_from(who, env.terrain, table)
         wanted = jnp.broadcast_to(kind == rules.IRON, steps.shape)
         cost = steps
         if gold:
@@ -45,12 +42,9 @@ def miner(env: Any, gold: bool) -> ScriptedPolicy:
         cost = jnp.where(wanted, cost, 4 * paths.FAR)
         goal = jnp.argmin(cost, axis=1).astype(jnp.int32)
         found = jnp.any(wanted, axis=1)
-        noise = jax.random.uniform(key_noise, (count, 4))
-        action = jnp.where(found, _mine(env, state, goal, table, wall, noise), paths.NOOP)
-        random = jax.random.randint(key_random, (count,), paths.FORWARD, paths.TURN_RIGHT + 1)
-        return jnp.where(jax.random.uniform(key_slip, (count,)) < 0.05, random, action).astype(jnp.int32)
+        return jnp.where(found, _mine(env, state, goal, table, wall, noise), paths.NOOP)
 
-    return policy
+    return unsteady(act)
 
 
 def _mine(env: Any, state: Any, goal: Array, table: np.ndarray, wall: np.ndarray, noise: Array) -> Array:

@@ -16,7 +16,7 @@ each of those once more: keep 1, or give and hope. A trust game in space. Rules:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from marl_bench.envs.grid import viewer
 from marl_bench.envs.grid.avatars import cells
 from marl_bench.envs.grid.beams import Beam, Shot
 from marl_bench.envs.grid.geometry import Terrain
+from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.sites import chance
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 
@@ -58,12 +59,9 @@ class Tokens:
 
 @struct.dataclass
 class Gift(GridWorld):
-    """Gift refinements; actions, views, reward and metrics stand in the module's docstring.
+    """Gift refinements; actions, views, reward and metrics stand in the module's docstring, errors in `GridWorld`'s."""
 
-    Raises:
-      ValueError: for a value out of range. TypeError: for a value of the wrong type.
-    """
-
+    FEWEST_PLAYERS: ClassVar[int] = 2
     players: int = field(6, static=True, doc="N, number of agents; 2 to 18", unit="agents")
     rate: float = field(0.0002, doc="probability that a token appears on an empty cell in a step", unit="probability")
     multiplier: int = field(3, doc="m, tokens that a given one becomes; a whole number, 1 to 127", unit="tokens")
@@ -73,8 +71,6 @@ class Gift(GridWorld):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.players < 2:
-            raise ValueError(f"players={self.players}: must be at least 2 (field of {type(self).__name__})")
         check_range(self, "rate", 0.0, 1.0)
         check_range(self, "multiplier", 1, 127)
         check_integer(self, "capacity", 1, 127)
@@ -152,7 +148,7 @@ class Gift(GridWorld):
         token = frame.resources.token
         here = np.arange(self.terrain.size, dtype=np.int32) == cells(frame.avatars, self.terrain)[:, None]
         new = chance(frame.words, self.rate) & ~(jnp.any(here, axis=0) | maps.barren())
-        return _with(frame, frame.resources.replace(token=token | new))
+        return frame.holding(frame.resources.replace(token=token | new))
 
     def enter(self, frame: Frame) -> Frame:
         """Phase 4: tokens are picked up; then whoever wants to consumes."""
@@ -161,7 +157,7 @@ class Gift(GridWorld):
         token, inventory, took = rules.pick_up(tokens.token, tokens.inventory, at, self.capacity)
         inventory, eaten = rules.consume(inventory, frame.actions == CONSUME)
         total = jnp.sum(eaten, axis=1, dtype=jnp.int32)
-        frame = _with(frame, Tokens(token, inventory)).paid(total.astype(jnp.float32))
+        frame = frame.holding(Tokens(token, inventory)).paid(total.astype(jnp.float32))
         return frame.counted(picked=took, consumed=jnp.minimum(total, 127), defections=eaten[:, 0])
 
     def strike(self, frame: Frame, beam: Beam, shot: Shot) -> Frame:
@@ -169,7 +165,7 @@ class Gift(GridWorld):
         del beam
         tokens = frame.resources
         inventory, gone = rules.give(tokens.inventory, shot.hits, self.multiplier, self.capacity)
-        frame = _with(frame, tokens.replace(inventory=inventory))
+        frame = frame.holding(tokens.replace(inventory=inventory))
         return frame.counted(gifts=jnp.any(gone, axis=1), cooperations=gone[:, 0] | gone[:, 1])
 
     # --- views -----------------------------------------------------------------------------------
@@ -203,17 +199,7 @@ class Gift(GridWorld):
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` gives what can be refined to the nearest agent, `defect` consumes what it finds."""
-
-        def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.cooperate(state, self.terrain, self.length, key)
-
-        def defect(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.defect(state, self.terrain, key)
-
-        return {"cooperate": cooperate, "defect": defect}
-
-
-def _with(frame: Frame, tokens: Tokens) -> Frame:
-    return frame.replace(resources=tokens)  # pyright: ignore[reportAttributeAccessIssue]
+        return {
+            "cooperate": from_state(lambda state, key: scripted.cooperate(state, self.terrain, self.length, key)),
+            "defect": from_state(lambda state, key: scripted.defect(state, self.terrain, key)),
+        }

@@ -9,7 +9,8 @@
 | `boards` | painting things into the map without a scatter |
 | `view` | code map, windows, channels |
 | `apart` | keeps XLA from computing a view once for every channel |
-| `routes` | shortest ways, for scripted policies |
+| `routes`, `paths` | shortest ways, for scripted policies |
+| `scripted` | other parts of scripted policies |
 | `frame` | state of a world, and what the phases of a step hand on |
 | `world` | `GridWorld`, the base class, and its hooks |
 | `viewer` | the picture |

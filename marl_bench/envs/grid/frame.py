@@ -54,6 +54,10 @@ class Frame:
     words: Array
     count: Array
 
+    def holding(self, resources: Any) -> Frame:
+        """The frame with these resources."""
+        return self.replace(resources=resources)  # pyright: ignore[reportAttributeAccessIssue]
+
     def paid(self, reward: Array) -> Frame:
         """The frame with `reward` [N] added."""
         return self.replace(reward=self.reward + reward)  # pyright: ignore[reportAttributeAccessIssue]

@@ -17,7 +17,7 @@ takes and returns a `Frame`. Order of a step (spec: social dilemmas, section 1.5
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ class GridWorld(Environment):
       ValueError: for a value out of range, or more avatars than spawn cells. TypeError: for a value of the wrong type.
     """
 
+    FEWEST_PLAYERS: ClassVar[int] = 1
+    """Agents that the world needs; a world may need more."""
     players: int = field(7, static=True, doc="N, number of agents; >= 1, at most the number of spawn cells")
     horizon: int = field(
         1000, static=True, doc="steps until the episode is truncated; with end='mp' the least number", unit="steps"
@@ -173,6 +175,10 @@ class GridWorld(Environment):
 
     def __post_init__(self) -> None:
         check_integer(self, "players", 1, 126)
+        if self.players < self.FEWEST_PLAYERS:
+            raise ValueError(
+                f"players={self.players}: must be at least {self.FEWEST_PLAYERS} (field of {type(self).__name__})"
+            )
         check_integer(self, "horizon", 1)
         check_choice(self, "end", ENDS)
         check_choice(self, "resolver", av.RESOLVERS)

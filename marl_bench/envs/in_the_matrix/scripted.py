@@ -11,6 +11,7 @@ import numpy as np
 from marl_bench.environment import ScriptedPolicy
 from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import beams, paths
+from marl_bench.envs.grid.scripted import unsteady
 from marl_bench.envs.in_the_matrix import rules
 
 Array = jax.Array
@@ -34,12 +35,8 @@ def gatherer(env: Any, kind: int) -> ScriptedPolicy:
     """
     table, wall, places = paths.distances(env.terrain.wall), env.terrain.wall, env.map.cells
 
-    def policy(state: Any, observation: Any, key: Array) -> Array:
-        del observation
-        key_noise, key_slip, key_random = jax.random.split(key, 3)
+    def act(state: Any, noise: Array) -> Array:
         who, old = state.avatars, state.resources
-        count = who.row.shape[0]
-        noise = jax.random.uniform(key_noise, (count, 4))
         here = who.row.astype(jnp.int32) * env.terrain.width + who.col
         steps = jnp.asarray(table[:, places])[here]
         there = (old.health > 0) & (old.kind == kind)
@@ -52,11 +49,9 @@ def gatherer(env: Any, kind: int) -> ScriptedPolicy:
         gather = jnp.where(found, gather, paths.NOOP)
         meet, any_partner = _seek(env, state, here, noise, avoid, table, wall)
         enough = old.ready & ((old.inventory[:, kind] > ENOUGH) | ~found)
-        action = jnp.where(enough & any_partner, meet, gather)
-        random = jax.random.randint(key_random, (count,), paths.FORWARD, paths.TURN_RIGHT + 1)
-        return jnp.where(jax.random.uniform(key_slip, (count,)) < 0.05, random, action).astype(jnp.int32)
+        return jnp.where(enough & any_partner, meet, gather)
 
-    return policy
+    return unsteady(act)
 
 
 def _seek(

@@ -17,7 +17,7 @@ Rules: `rules`; moves, beams and views: `marl_bench.envs.grid`. Source: Melting 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -78,12 +78,9 @@ class Patch:
 
 @struct.dataclass
 class Mushrooms(GridWorld):
-    """Externality mushrooms; actions, views, rewards and metrics stand in the module's docstring.
+    """Externality mushrooms; actions, views, rewards and metrics stand in the module's docstring, errors in `GridWorld`'s."""
 
-    Raises:
-      ValueError: for a value out of range. TypeError: for a value of the wrong type.
-    """
-
+    FEWEST_PLAYERS: ClassVar[int] = 2
     players: int = field(5, static=True, doc="N, number of agents; 2 to 126", unit="agents")
     red_reward: float = field(1.0, doc="to the eater", unit="reward")
     green_reward: float = field(2.0, doc="shared equally by all", unit="reward")
@@ -104,8 +101,6 @@ class Mushrooms(GridWorld):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.players < 2:
-            raise ValueError(f"players={self.players}: must be at least 2 (field of {type(self).__name__})")
         for kind in KINDS:
             check_range(self, f"{kind}_reward")
             check_range(self, f"{kind}_digestion", 0, 127)
@@ -176,7 +171,7 @@ class Mushrooms(GridWorld):
         """Phase 2: mushrooms age, marks fade."""
         patch = frame.resources
         kind, life = rules.age(patch.kind, patch.life)
-        return _with(frame, Patch(kind, life, jnp.maximum(patch.marked - 1, 0).astype(jnp.int8)))
+        return frame.holding(Patch(kind, life, jnp.maximum(patch.marked - 1, 0).astype(jnp.int8)))
 
     def enter(self, frame: Frame) -> Frame:
         """Phase 4: agents eat what they stand on, spores spread, reds vanish, eaters digest."""
@@ -191,7 +186,7 @@ class Mushrooms(GridWorld):
         left = rules.vanish(left, eaten, fraction, self.vanishing)
         grown = rules.release(eaten, (left == 0) & ~occupied, frame.words[cells:].reshape(-1, 10))
         life = jnp.where(left == 0, rules.by_kind(grown, self._lives, jnp.int16), patch.life)
-        frame = _with(frame, Patch(jnp.where(grown > 0, grown, left), life, patch.marked))
+        frame = frame.holding(Patch(jnp.where(grown > 0, grown, left), life, patch.marked))
         times = (self.red_digestion, self.green_digestion, self.blue_digestion, self.orange_digestion)
         digesting = jnp.where(eaten > 0, rules.by_kind(eaten, times, jnp.int8), avatars.frozen)
         frame = frame.replace(avatars=avatars.replace(frozen=digesting))  # pyright: ignore[reportAttributeAccessIssue]
@@ -214,7 +209,7 @@ class Mushrooms(GridWorld):
         avatars = avatars.replace(frozen=frozen)  # pyright: ignore[reportAttributeAccessIssue]
         frame = frame.replace(avatars=av.remove(avatars, removed, self.zap_absence))  # pyright: ignore[reportAttributeAccessIssue]
         kind, life = jnp.where(gone, rules.NOTHING, patch.kind), jnp.where(gone, jnp.int16(0), patch.life)
-        frame = _with(frame, Patch(kind, life, marked))
+        frame = frame.holding(Patch(kind, life, marked))
         return frame.counted(destroyed=jnp.sum(burnt, axis=1), removals=removed)
 
     # --- views -----------------------------------------------------------------------------------
@@ -244,7 +239,3 @@ class Mushrooms(GridWorld):
             "cooperate": scripted.eater(self, (rules.BLUE, rules.GREEN)),
             "defect": scripted.eater(self, (rules.RED,)),
         }
-
-
-def _with(frame: Frame, patch: Patch) -> Frame:
-    return frame.replace(resources=patch)  # pyright: ignore[reportAttributeAccessIssue]

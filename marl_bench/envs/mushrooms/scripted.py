@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from marl_bench.environment import ScriptedPolicy
 from marl_bench.envs.grid import paths
+from marl_bench.envs.grid.scripted import steps_from, unsteady
 
 Array = jax.Array
 
@@ -20,13 +21,10 @@ def eater(env: Any, kinds: tuple[Any, ...]) -> ScriptedPolicy:
     """
     table, wall = paths.distances(env.terrain.wall), env.terrain.wall
 
-    def policy(state: Any, observation: Any, key: Array) -> Array:
-        del observation
-        key_noise, key_slip, key_random = jax.random.split(key, 3)
+    def act(state: Any, noise: Array) -> Array:
         who, kind = state.avatars, state.resources.kind
         count = who.row.shape[0]
-        here = who.row.astype(jnp.int32) * env.terrain.width + who.col
-        steps = jnp.asarray(table)[here].astype(jnp.int32)
+        steps = steps_from(who, env.terrain, table)
         goal, found = jnp.zeros(count, jnp.int32), jnp.asarray(False)
         wanted = jnp.zeros(kind.shape, bool)
         for number in kinds:
@@ -35,11 +33,8 @@ def eater(env: Any, kinds: tuple[Any, ...]) -> ScriptedPolicy:
             goal = jnp.where(found, goal, nearest)
             wanted = jnp.where(found, wanted, this)
             found = found | jnp.any(this)
-        noise = jax.random.uniform(key_noise, (count, 4))
         avoid = (kind > 0) & ~wanted
         walk = paths.towards(who.row, who.col, who.heading, goal, table, wall, noise, avoid)
-        random = jax.random.randint(key_random, (count,), paths.FORWARD, paths.STEP_RIGHT + 1)
-        slip = jax.random.uniform(key_slip, (count,)) < 0.05
-        return jnp.where(slip, random, jnp.where(found, walk, paths.NOOP)).astype(jnp.int32)
+        return jnp.where(found, walk, paths.NOOP)
 
-    return policy
+    return unsteady(act, paths.STEP_RIGHT)

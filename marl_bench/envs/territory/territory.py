@@ -29,6 +29,7 @@ from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid import viewer
 from marl_bench.envs.grid.beams import Aim, Beam, Shot, struck
 from marl_bench.envs.grid.geometry import Terrain, terrain
+from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.sites import chance, number_of, spread
 from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
 from marl_bench.envs.territory import maps, rules, scripted
@@ -231,7 +232,7 @@ class Territory(GridWorld):
         claims = (struck(shot, jnp.asarray(self.sites)) | in_front) & (walls.health > 0)
         before = walls.owner
         owner, age, got = rules.claim(before, walls.age, claims, frame.words[2 * len(self.sites) :])
-        frame = frame.replace(resources=walls.replace(owner=owner, age=age))  # pyright: ignore[reportAttributeAccessIssue]
+        frame = frame.holding(walls.replace(owner=owner, age=age))
 
         def count(which: Array) -> Array:
             return jnp.sum(which, axis=1, dtype=jnp.int8)
@@ -300,13 +301,7 @@ class Territory(GridWorld):
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
         """`cooperate` claims what nobody holds; `defect` takes every wall and shoots whoever is in reach."""
-
-        def cooperate(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.cooperate(state, self.layout, key)
-
-        def defect(state: WorldState, observation: Any, key: Array) -> Array:
-            del observation
-            return scripted.defect(state, self.layout, key)
-
-        return {"cooperate": cooperate, "defect": defect}
+        return {
+            "cooperate": from_state(lambda state, key: scripted.cooperate(state, self.layout, key)),
+            "defect": from_state(lambda state, key: scripted.defect(state, self.layout, key)),
+        }
