@@ -61,10 +61,7 @@ def main(
     from marl_bench.experiments.cells import build_environment
     from marl_bench.report.schelling import diagnose, schelling_diagram
 
-    if episodes < 2:
-        raise UsageError(f"--episodes {episodes}: must be at least 2, which an interval needs")
-    if steps is not None and steps < 1:
-        raise UsageError(f"--steps {steps}: must be at least 1; leave it out to play to the world's horizon")
+    _check_numbers(episodes, steps)
     env = build_environment(world, fields)
     policy, other = _policies(env, world, {"cooperate": cooperate, "defect": defect})
     _check_playable(env, world, steps)
@@ -145,6 +142,13 @@ def _policies(env: Any, world: str, wanted: dict[str, str]) -> list[Any]:
                 f"--cooperate and --defect (known: {', '.join(known)})"
             )
     return [known[name] for name in wanted.values()]
+
+
+def _check_numbers(episodes: int, steps: int | None) -> None:
+    if episodes < 2:
+        raise UsageError(f"--episodes {episodes}: must be at least 2, which an interval needs")
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps {steps}: must be at least 1; leave it out to play to the world's horizon")
 
 
 def _check_playable(env: Any, world: str, steps: int | None) -> None:
