@@ -83,7 +83,8 @@ def main(
         **_machine(),
         **_as_plain(diagnosis),
     }
-    _publish(record, schelling_diagram(diagnosis, world), folder, _file_name(world, fields))
+    title = ", ".join([world, *_settings(fields)])
+    _publish(record, schelling_diagram(diagnosis, title), folder, _file_name(world, fields))
     return 0
 
 
@@ -118,15 +119,20 @@ def _publish(record: dict[str, Any], figure: Any, folder: Path, name: str) -> No
 
 
 def _file_name(world: str, fields: Sequence[str]) -> str:
-    settings = [field.removeprefix("env.").replace("=", "_") for field in fields]
+    settings = [setting.replace("=", "_") for setting in _settings(fields)]
     return safe_name("-".join([world, *settings]), "name of the files")
+
+
+def _settings(fields: Sequence[str]) -> list[str]:
+    """FIELD=VALUE, without the optional `env.` before it."""
+    return [field.removeprefix("env.") for field in fields]
 
 
 def _command(world: str, fields: Sequence[str], options: dict[str, Any]) -> str:
     """The command line that repeats a run; options at their defaults are left out."""
     defaults = {"episodes": DEFAULT_EPISODES, "steps": None, "seed": 0, "cooperate": "cooperate", "defect": "defect"}
     changed = [f"--{name} {value}" for name, value in options.items() if value != defaults[name]]
-    settings = [f"env.{field.removeprefix('env.')}" for field in fields]
+    settings = [f"env.{setting}" for setting in _settings(fields)]
     return " ".join([f"marl-bench schelling env={world}", *settings, "--out DIR", *changed])
 
 
