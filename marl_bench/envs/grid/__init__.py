@@ -43,11 +43,11 @@ A world is a `flax.struct.dataclass` that extends `GridWorld`:
         def begin(self, drawn): return jnp.zeros(len(SITES), bool)
 
         def grow(self, frame):                           # phase 2
-            return frame.replace(resources=frame.resources | sites.chance(frame.words, self.rate))
+            return frame.holding(frame.resources | sites.chance(frame.words, self.rate))
 
         def enter(self, frame):                          # phase 4
             on = sites.standing(SITES, cells(frame.avatars, self.terrain)) & frame.resources[:, None]
-            return frame.replace(resources=frame.resources & ~on.any(1)).paid(on.any(0).astype(jnp.float32))
+            return frame.holding(frame.resources & ~on.any(1)).paid(on.any(0).astype(jnp.float32))
 
         def strike(self, frame, beam, shot):             # phase 5: hit avatars are out for 50 steps
             return frame.replace(avatars=avatars.remove(frame.avatars, shot.hits.any(0), 50))
