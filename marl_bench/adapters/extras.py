@@ -7,7 +7,7 @@ import importlib
 import inspect
 import io
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -83,7 +83,7 @@ def check_id(suite: str, id: str, known: Iterable[str]) -> None:
         raise LookupError(f"{suite} has no environment {id!r}{hint} ('marl-bench list {suite}' shows all)")
 
 
-def accepted_options(env: Any, swallowed: Iterable[str] = ()) -> tuple[str, ...] | None:
+def accepted_options(env: Any, swallowed: Sequence[str] = ()) -> tuple[str, ...] | None:
     """Arguments that the class of another suite's environment takes by name, sorted.
 
     Args:
@@ -104,7 +104,7 @@ def accepted_options(env: Any, swallowed: Iterable[str] = ()) -> tuple[str, ...]
     return tuple(sorted(names)) if swallowed else None
 
 
-def make_inner(name: str, make: Callable[..., Any], options: dict[str, Any], swallowed: Iterable[str] = ()) -> Any:
+def make_inner(name: str, make: Callable[..., Any], options: dict[str, Any], swallowed: Sequence[str] = ()) -> Any:
     """Make another suite's environment.
 
     Args:
@@ -120,7 +120,8 @@ def make_inner(name: str, make: Callable[..., Any], options: dict[str, Any], swa
     except Exception as error:
         unknown = _unknown_option(make, options) if isinstance(error, TypeError) else ""
         raise ValueError(f"{name}: cannot be made ({type(error).__name__}: {error}){unknown}") from error
-    accepted = accepted_options(env, swallowed)
+    # Where a class hands its `**kwargs` on, whoever gets them complains (above); only one that swallows them says nothing.
+    accepted = accepted_options(env, swallowed) if swallowed else None
     for option in options:
         if accepted is not None and option not in accepted:
             raise ValueError(f"{name}: has no option {option!r}{_choices(option, accepted)}")
