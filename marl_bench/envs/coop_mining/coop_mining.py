@@ -15,7 +15,7 @@ space: who goes for gold needs a partner who does so as well. Rules: `rules`; mo
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,7 @@ from marl_bench.environment import ScriptedPolicy, check_range, field
 from marl_bench.envs.coop_mining import maps, rules, scripted, viewer
 from marl_bench.envs.grid import avatars as av
 from marl_bench.envs.grid.beams import Aim, Beam, Shot
-from marl_bench.envs.grid.geometry import Terrain
-from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
+from marl_bench.envs.grid.world import Frame, WorldState
 from marl_bench.random import unit_interval
 
 Array = jax.Array
@@ -49,11 +48,12 @@ class Ore:
 
 
 @struct.dataclass
-class CoopMining(GridWorld):
-    """Cooperative mining; actions, views, rewards and metrics stand in the module's docstring, errors in `GridWorld`'s."""
+class CoopMining(maps.MineWorld):
+    """Cooperative mining; actions, views, rewards and metrics stand in the module's docstring.
 
-    FEWEST_PLAYERS: ClassVar[int] = 2
-    players: int = field(6, static=True, doc="N, number of agents; 2 to 18", unit="agents")
+    Raises: what `GridWorld` raises.
+    """
+
     iron_reward: float = field(1.0, doc="for taking iron", unit="reward")
     gold_reward: float = field(8.0, doc="to each of the two who take gold", unit="reward")
     iron_rate: float = field(0.0002, doc="probability in a step that iron appears on an empty site", unit="probability")
@@ -73,11 +73,6 @@ class CoopMining(GridWorld):
         check_range(self, "wait", 0, 127)
 
     # --- sizes -----------------------------------------------------------------------------------
-
-    @property
-    def terrain(self) -> Terrain:
-        """25 x 25 cells."""
-        return maps.mine()
 
     @property
     def beams(self) -> tuple[Beam, ...]:

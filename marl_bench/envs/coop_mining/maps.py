@@ -1,13 +1,17 @@
-"""The map of cooperative mining: 25 x 25 cells inside the wall (Melting Pot 2, `coop_mining`)."""
+"""The map of cooperative mining and of gift refinements: 25 x 25 cells inside the wall (Melting Pot 2, `coop_mining`)."""
 
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import numpy as np
+from flax import struct
 
+from marl_bench.environment import field
 from marl_bench.envs.grid import geometry
 from marl_bench.envs.grid.geometry import Terrain, block
+from marl_bench.envs.grid.world import GridWorld
 
 SIZE = 25
 
@@ -37,3 +41,16 @@ def barren() -> np.ndarray:
     """[625] bool: cells where no ore grows, walls and spawn cells."""
     terrain = mine()
     return terrain.wall.reshape(-1) | np.isin(np.arange(terrain.size), terrain.spawns)
+
+
+@struct.dataclass
+class MineWorld(GridWorld):
+    """Base of the worlds on this map: six agents, at least two."""
+
+    FEWEST_PLAYERS: ClassVar[int] = 2
+    players: int = field(6, static=True, doc="N, number of agents; 2 to 18", unit="agents")
+
+    @property
+    def terrain(self) -> Terrain:
+        """25 x 25 cells."""
+        return mine()

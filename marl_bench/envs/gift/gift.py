@@ -16,7 +16,7 @@ each of those once more: keep 1, or give and hope. A trust game in space. Rules:
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +31,9 @@ from marl_bench.envs.gift import rules, scripted
 from marl_bench.envs.grid import viewer
 from marl_bench.envs.grid.avatars import cells
 from marl_bench.envs.grid.beams import Beam, Shot
-from marl_bench.envs.grid.geometry import Terrain
 from marl_bench.envs.grid.scripted import from_state
 from marl_bench.envs.grid.sites import chance
-from marl_bench.envs.grid.world import Frame, GridWorld, WorldState
+from marl_bench.envs.grid.world import Frame, WorldState
 
 Array = jax.Array
 
@@ -58,11 +57,12 @@ class Tokens:
 
 
 @struct.dataclass
-class Gift(GridWorld):
-    """Gift refinements; actions, views, reward and metrics stand in the module's docstring, errors in `GridWorld`'s."""
+class Gift(maps.MineWorld):
+    """Gift refinements; actions, views, reward and metrics stand in the module's docstring.
 
-    FEWEST_PLAYERS: ClassVar[int] = 2
-    players: int = field(6, static=True, doc="N, number of agents; 2 to 18", unit="agents")
+    Raises: what `GridWorld` raises.
+    """
+
     rate: float = field(0.0002, doc="probability that a token appears on an empty cell in a step", unit="probability")
     multiplier: int = field(3, doc="m, tokens that a given one becomes; a whole number, 1 to 127", unit="tokens")
     capacity: int = field(15, static=True, doc="tokens of one type that an agent can hold; 1 to 127", unit="tokens")
@@ -78,11 +78,6 @@ class Gift(GridWorld):
         check_range(self, "wait", 0, 127)
 
     # --- sizes -----------------------------------------------------------------------------------
-
-    @property
-    def terrain(self) -> Terrain:
-        """25 x 25 cells, the map of `coop_mining`."""
-        return maps.mine()
 
     @property
     def beams(self) -> tuple[Beam, ...]:

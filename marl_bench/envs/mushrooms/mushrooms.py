@@ -78,7 +78,10 @@ class Patch:
 
 @struct.dataclass
 class Mushrooms(GridWorld):
-    """Externality mushrooms; actions, views, rewards and metrics stand in the module's docstring, errors in `GridWorld`'s."""
+    """Externality mushrooms; actions, views, rewards and metrics stand in the module's docstring.
+
+    Raises: what `GridWorld` raises.
+    """
 
     FEWEST_PLAYERS: ClassVar[int] = 2
     players: int = field(5, static=True, doc="N, number of agents; 2 to 126", unit="agents")
