@@ -119,6 +119,11 @@ class Environment:
         return False
 
     @property
+    def agent_types(self) -> tuple[int, ...]:
+        """[N] role of each agent, 0 for all of them unless overridden; learners may share parameters within a role."""
+        return (0,) * self.num_agents
+
+    @property
     def batch_last(self) -> bool:
         """True if `step` computes with a batch as the last axis (`marl_bench.envs.batch_last`).
 

@@ -89,8 +89,9 @@ class Learner:
         del state, source
         return {}
 
-    def initial_memory(self) -> Any:
-        """Memory of one episode's start: `()` for memoryless learners."""
+    def initial_memory(self, num_agents: int) -> Any:
+        """Memory of `num_agents` agents at the start of an episode: `()` for memoryless learners."""
+        del num_agents
         return ()
 
     def act(

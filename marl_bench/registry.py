@@ -52,7 +52,11 @@ _BUILT_IN = {
         "two_step": "marl_bench.envs.two_step:TwoStep",
         "world": "marl_bench.envs.particles.world:World",
     },
-    "learner": {"dqn": "marl_bench.algorithms.dqn:DQN"},
+    "learner": {
+        "dqn": "marl_bench.algorithms.dqn:DQN",
+        "ippo": "marl_bench.algorithms.ippo:IPPO",
+        "mappo": "marl_bench.algorithms.mappo:MAPPO",
+    },
 }
 _REGISTERED: dict[str, dict[str, type]] = {"environment": {}, "learner": {}}
 

@@ -62,6 +62,8 @@ class VectorEnvironment:
       strategy: one of the above, or "auto": "cond" for a fixed horizon, else "pool" ("select" if stacked).
       pool_size: K, prepared starts; None for max(2 B, 1024).
       stacked: whether every environment of the batch has parameters of its own.
+      with_global_state: add `extras["global_state"]` and `extras["final_global_state"]` [B, S]: of the state that is returned, and
+        of the true successor of the actions, as for the two observations.
 
     Raises:
       ValueError: for values out of range, and for "pool" with `stacked`, where starts belong to one environment.
@@ -72,6 +74,7 @@ class VectorEnvironment:
     strategy: str = struct.field(pytree_node=False, default="auto")
     pool_size: int | None = struct.field(pytree_node=False, default=None)
     stacked: bool = struct.field(pytree_node=False, default=False)
+    with_global_state: bool = struct.field(pytree_node=False, default=False)
 
     def __post_init__(self) -> None:
         check_integer(self, "num_envs", 1)
@@ -104,6 +107,7 @@ class VectorEnvironment:
         inner, timestep = self._starts(key_starts)
         pool = self._draw_pool(key_pool) if self.chosen_strategy == "pool" else None
         state = VectorState(inner, key_later, pool, jnp.uint32(0))
+        timestep = self._with_global_states(timestep, inner, inner)
         return state, _with_extras(timestep, timestep.observation, jnp.ones(self.num_envs, bool))
 
     def step(self, state: VectorState, actions: jax.Array) -> tuple[VectorState, TimeStep]:
@@ -119,7 +123,7 @@ class VectorEnvironment:
             self.environment, state.inner, actions
         )
         ended = timestep.last()
-        following = (inner, timestep.observation)
+        successor, following = inner, (inner, timestep.observation)
         key = state.key
         if self.chosen_strategy == "select":
             key, key_starts = jax.random.split(key)
@@ -132,7 +136,7 @@ class VectorEnvironment:
         inner, observation = following
         cursor = state.cursor + jnp.sum(ended, dtype=jnp.uint32)
         final = timestep.observation
-        timestep = timestep.replace(observation=observation)
+        timestep = self._with_global_states(timestep.replace(observation=observation), inner, successor)
         return VectorState(inner, key, state.pool, cursor), _with_extras(timestep, final, ended)
 
     def refresh(self, state: VectorState) -> VectorState:
@@ -141,6 +145,14 @@ class VectorEnvironment:
             return state
         key, key_pool = jax.random.split(state.key)
         return VectorState(state.inner, key, self._draw_pool(key_pool), state.cursor)
+
+    def _with_global_states(self, timestep: TimeStep, inner: Any, successor: Any) -> TimeStep:
+        if not self.with_global_state:
+            return timestep
+        view = jax.vmap(type(self.environment).global_state, (self._axis, 0))
+        added = {"global_state": view(self.environment, inner)}
+        added["final_global_state"] = view(self.environment, successor)
+        return timestep.replace(extras={**timestep.extras, **added})  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def _axis(self) -> int | None:

@@ -26,6 +26,7 @@ _PROPERTIES = (
     "observation_shape",
     "fixed_horizon",
     "endless",
+    "agent_types",
     "batch_last",
     "learner_inputs",
     "num_codes",

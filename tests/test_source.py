@@ -176,6 +176,7 @@ CORE = (
     "presets",
     "scripted",
     "vector",
+    "evaluation",
 )
 """The contracts: they import nothing but each other."""
 

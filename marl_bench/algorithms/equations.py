@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,10 +107,14 @@ def adamw_init(params: object) -> AdamState:
     return AdamState(zeros, jax.tree.map(jnp.zeros_like, params), jnp.float32(1), jnp.float32(1))
 
 
+def global_norm(tree: Any) -> jax.Array:
+    """[] L2 norm of all entries of all leaves."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
 def clip_by_global_norm(gradient: object, max_norm: jax.Array | float) -> object:
     """Scale the whole tree by min(1, max_norm / its L2 norm)."""
-    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
-    scale = jnp.minimum(1.0, max_norm / jnp.maximum(norm, 1e-30))
+    scale = jnp.minimum(1.0, max_norm / jnp.maximum(global_norm(gradient), 1e-30))
     return jax.tree.map(lambda leaf: leaf * scale, gradient)
 
 
@@ -136,3 +142,60 @@ def adamw(
         return p - learning_rate * (direction + weight_decay * p)
 
     return jax.tree.map(step, params, mean, variance), AdamState(mean, variance, mean_decay, variance_decay)
+
+
+def gae(
+    reward: jax.Array,
+    value: jax.Array,
+    next_value: jax.Array,
+    discount: jax.Array,
+    is_last: jax.Array,
+    gamma: jax.Array | float,
+    lambda_: jax.Array | float,
+) -> jax.Array:
+    """Generalised advantage estimates of one sequence (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma d_t v'_t - v_t;  A_t = delta_t + gamma lambda (1 - last_t) A_{t+1}.
+
+    Args:
+      reward: [T]. value: [T], of the observation acted on.
+      next_value: [T], of the observation after the step, the episode's own also at its end.
+      discount: [T], 0 at termination, 1 otherwise (also at truncation, where the value is bootstrapped).
+      is_last: [T] bool, whether the episode ended with the step, in whichever way: nothing flows back across it.
+      gamma: discount factor. lambda_: weight of longer returns.
+    Returns:
+      [T] advantages.
+    """
+    delta = reward + gamma * discount * next_value - value
+    decay = gamma * lambda_ * (1.0 - is_last)
+
+    def back(later: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        here = inputs[0] + inputs[1] * later
+        return here, here
+
+    return jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)[1]
+
+
+def lambda_targets(
+    reward: jax.Array,
+    next_value: jax.Array,
+    discount: jax.Array,
+    is_last: jax.Array,
+    gamma: jax.Array | float,
+    lambda_: jax.Array | float,
+) -> jax.Array:
+    """[T] TD(lambda) targets of one sequence; arguments as for `gae`.
+
+    G_t = r_t + gamma d_t ((1 - lambda) v'_t + lambda G_{t+1}) within an episode; at its end, and at the end of the sequence,
+    G_t = r_t + gamma d_t v'_t (Sutton and Barto 2018, eq. 12.2, in its recursive form).
+    """
+
+    def back(later: tuple[jax.Array, jax.Array], inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        target, weight = later
+        reward_t, value_t, discount_t, last_t = inputs
+        mixed = value_t + weight * lambda_ * (1.0 - last_t) * (target - value_t)
+        here = reward_t + gamma * discount_t * mixed
+        return (here, jnp.ones_like(weight)), here
+
+    zero = jnp.zeros_like(reward[0] + next_value[0])
+    return jax.lax.scan(back, (zero, zero), (reward, next_value, discount, is_last * 1.0), reverse=True)[1]

@@ -35,7 +35,7 @@ class Policy:
 
     def initial_memory(self) -> Any:
         """Memory at the start of an episode; `()` for memoryless policies."""
-        return self.learner.initial_memory()
+        return self.learner.initial_memory(self.environment.num_agents)
 
     def __call__(
         self, observation: Observation, memory: Any, key: jax.Array, greedy: bool = False

@@ -1,0 +1,379 @@
+"""Proximal policy optimisation for many agents: what `ippo` and `mappo` share.
+
+Sources: Schulman et al. 2017 (PPO, eq. 7), 2016 (GAE); de Witt et al. 2020 (IPPO); Yu et al. 2022 (MAPPO: value normalisation,
+what the critic reads). One iteration (`update`):
+
+  1. T steps of B environments with actions from the current policy;
+  2. values of every view and of its true successor; advantages; targets;
+  3. `epochs` times over the data in `minibatches` parts: clipped policy loss, value loss, entropy, one Adam step each.
+
+A sample of a minibatch is one step of one environment with all its agents; with a GRU it is the whole sequence of one
+environment, unrolled from the memory that it began with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from marl_bench.algorithms import rollout, slots, value_units
+from marl_bench.algorithms.distributions import Categorical, Normal
+from marl_bench.algorithms.equations import AdamState, adamw, adamw_init, clip_by_global_norm, gae, global_norm
+from marl_bench.algorithms.networks import Network
+from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
+from marl_bench.algorithms.rollout import Steps, World
+from marl_bench.algorithms.shuffle import permutation
+from marl_bench.environment import Environment, Observation, check_choice, check_integer, check_range, field
+from marl_bench.learner import TrainState
+
+ADVANTAGES = ("minibatch", "agent", "none")
+
+
+@struct.dataclass
+class PPOState(TrainState):
+    """Training state; `params` is {"actor": [G, ...], "critic": [G, ...], "slots": [N] int32}.
+
+    Attributes:
+      opt_state: [G, ...] Adam state.
+      world: `World`; its memory is the actor's.
+      critic_memory: [B, N, H] float32.
+      value_stats: [3] float32, running mean, mean square and weight of the value targets.
+    """
+
+    opt_state: AdamState
+    world: World
+    critic_memory: jax.Array
+    value_stats: jax.Array
+
+
+@struct.dataclass
+class Batch:
+    """Samples with leaves [R, N, T', ...]: R rows of N agents, T' steps each (1 without a memory).
+
+    Attributes:
+      view, mask, action, log_prob, advantage, value, target: of each step and agent.
+      is_first: [R, T'] bool.
+      state: [R, T', S] global state, or None.
+      memory: [R, N, 2, H] memories of actor and critic before the first step.
+    """
+
+    view: jax.Array
+    mask: jax.Array
+    state: jax.Array | None
+    is_first: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    advantage: jax.Array
+    value: jax.Array
+    target: jax.Array
+    memory: jax.Array
+
+
+@struct.dataclass
+class PPO(OnlineLearner):
+    """Base of `IPPO` and `MAPPO`, which differ in what the critic reads.
+
+    Raises:
+      ValueError: for values out of range. TypeError: for values of the wrong type.
+    """
+
+    epochs: int = field(4, static=True, doc="passes over the data of an update [K]")
+    minibatches: int = field(4, static=True, doc="parts of a pass, one gradient step each")
+    advantages: str = field(
+        "minibatch", static=True, doc="normalised over the minibatch, over each agent's part of it ('agent'), or 'none'"
+    )
+    normalize_values: bool = field(False, static=True, doc="learn values in units of the running scale of the targets")
+    gae_lambda: float = field(0.95, doc="weight of longer returns [lambda], in [0, 1]")
+    clip: float = field(0.2, doc="clipping of the probability ratio [epsilon]")
+    value_clip: float | None = field(0.2, doc="clipping of the change of a value; None for none")
+    entropy_coefficient: float = field(0.01, doc="weight of the entropy bonus", unit="1/nat")
+    value_coefficient: float = field(0.5, doc="weight of the value loss")
+    anneal_steps: int | None = field(
+        None, doc="the step size falls linearly to 0 over so many steps; None keeps it", unit="steps"
+    )
+    adam_epsilon: float = field(1e-5, doc="Adam's epsilon")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "minibatches"):
+            check_integer(self, name, 1)
+        check_choice(self, "advantages", ADVANTAGES)
+        if not isinstance(self.normalize_values, bool):
+            raise TypeError(
+                f"normalize_values={self.normalize_values!r}: must be True or False (field of {self._kind})"
+            )
+        check_range(self, "gae_lambda", 0.0, 1.0)
+        for name in ("entropy_coefficient", "value_coefficient"):
+            check_range(self, name, 0.0)
+        for name in ("clip", "value_clip", "adam_epsilon"):
+            check_range(self, name, 0.0, open_low=True)
+        check_range(self, "anneal_steps", 1)
+        rows = self.num_envs if self.recurrent_size else self.update_steps
+        if rows % self.minibatches:
+            what = "num_envs" if self.recurrent_size else "num_envs * num_steps"
+            raise ValueError(
+                f"minibatches={self.minibatches}: must divide {what} = {rows} (fields of {self._kind}"
+                f"{'; with a GRU a sample is the sequence of one environment' if self.recurrent_size else ''})"
+            )
+
+    # --- networks --------------------------------------------------------------------------------
+
+    @property
+    def default_steps(self) -> int:
+        """About a million, a whole number of updates."""
+        return max(1, round(1_000_000 / self.update_steps)) * self.update_steps
+
+    @property
+    def reads_state(self) -> bool:
+        """Whether the critic reads the global state instead of the agent's view."""
+        return False
+
+    def actor(self, shape: tuple[int, ...], num_agents: int, outputs: int) -> Network:
+        """Logits of the actions, or means of the entries of a continuous action, from a view of `shape`."""
+        return self.network(shape, num_agents, outputs, output_scale=0.01)
+
+    def critic(self, env: Environment) -> Network:
+        """[1] value of an agent's view."""
+        return self.network(env.observation_shape, env.num_agents, 1)
+
+    def critic_inputs(self, view: jax.Array, state: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """What the critic reads and appends, agents first, from views [N, T, ...] and states [T, S]."""
+        del state
+        return view, slots.over_time(self.ids(view.shape[0]), view.shape[1])
+
+    @staticmethod
+    def policy(params: Any, output: jax.Array, mask: jax.Array) -> Categorical | Normal:
+        """Action distribution of one agent from its network's output [..., A or D]."""
+        if "log_std" in params:
+            return Normal(output, jnp.broadcast_to(params["log_std"], output.shape))
+        return Categorical.masked(output, mask)
+
+    def init(self, key: jax.Array, source: Environment) -> PPOState:
+        """Draw networks and the first state of the world."""
+        key_actor, key_critic, key_world, key_run = jax.random.split(key, 4)
+        agents, outputs = self.slots(source), action_size(source)
+        actor = self.init_slots(self.actor(source.observation_shape, source.num_agents, outputs), key_actor, source)
+        if not is_discrete(source):
+            actor["log_std"] = jnp.zeros((slots.num_slots(agents), outputs))
+        networks = {"actor": actor, "critic": self.init_slots(self.critic(source), key_critic, source)}
+        return PPOState(
+            params={**networks, "slots": jnp.asarray(agents, jnp.int32)},
+            key=key_run,
+            updates=jnp.int32(0),
+            env_steps=jnp.int32(0),
+            opt_state=jax.vmap(adamw_init)(networks),
+            world=rollout.start(
+                self.vector(source, self.reads_state), self.initial_memory(source.num_agents), key_world
+            ),
+            critic_memory=jnp.zeros((self.num_envs, source.num_agents, self.recurrent_size)),
+            value_stats=jnp.zeros(3),
+        )
+
+    # --- acting ----------------------------------------------------------------------------------
+
+    def distribution(
+        self, params: Any, memory: jax.Array, view: jax.Array, mask: jax.Array, is_first: jax.Array
+    ) -> tuple[jax.Array, Categorical | Normal]:
+        """Next memories [N, H] and action distributions of N agents from views [N, ...]; `is_first`: []."""
+        actor, count = params["actor"], view.shape[0]
+        network = self.actor(view.shape[1:], count, 0)
+        flags = jnp.broadcast_to(is_first, (count,))
+
+        def one(params: Any, memory: Any, view: Any, mask: Any, is_first: Any, agent_id: Any) -> Any:
+            memory, output = network.apply(params, memory, view, is_first, agent_id)
+            return memory, self.policy(params, output, mask)
+
+        return slots.over_agents(one, params["slots"])(actor, memory, view, mask, flags, self.ids(count))
+
+    def act(
+        self, params: Any, memory: Any, observation: Observation, key: jax.Array, greedy: bool = False
+    ) -> tuple[jax.Array, Any]:
+        """Each agent's action from its own view and memory: [N] int32 or [N, D] float32."""
+        view, mask = observation.agents_view, observation.action_mask
+        memory, policy = self.distribution(params, memory, view, mask, jnp.bool_(False))
+        if greedy:
+            return policy.mode(), memory
+        size = jax.tree.leaves(policy)[0].shape[-1]
+        return policy.sample(policy.draw(key, view.shape[:1], size)), memory
+
+    def collect(
+        self, state: PPOState, source: Environment, key: jax.Array
+    ) -> tuple[World, Steps, dict[str, jax.Array]]:
+        """T steps of B environments; `extra` of the steps is the actions' log probability [T, B, N]."""
+
+        def act(observation: Observation, is_first: jax.Array, memory: jax.Array, noise: jax.Array) -> Any:
+            view, mask = observation.agents_view, observation.action_mask
+            one = lambda m, v, k, f: self.distribution(state.params, m, v, k, f)  # noqa: E731
+            memory, policy = jax.vmap(one)(memory, view, mask, is_first)
+            action = policy.sample(noise)
+            return action, memory, policy.log_prob(action)
+
+        kind = Categorical if is_discrete(source) else Normal
+        shape = (self.num_steps, self.num_envs, source.num_agents)
+        noise = kind.draw(key, shape, action_size(source))
+        return rollout.collect(self.vector(source, self.reads_state), state.world, act, noise)
+
+    # --- learning --------------------------------------------------------------------------------
+
+    def values(
+        self, params: Any, env: Environment, memory: jax.Array, steps: Steps
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Values, in the units that the critic learns.
+
+        Args:
+          params: the critic's [G, ...].
+          memory: [B, N, H] the critic's before the first step.
+        Returns:
+          memory: [B, N, H] after the last step; value [T, B, N] of each view; next_value [T, B, N] of each successor.
+        """
+        network, agents = self.critic(env), self.slots(env)
+
+        def successor(params: Any, memories: jax.Array, view: jax.Array, extra: jax.Array) -> jax.Array:
+            one = lambda m, v, e: network.apply(params, m, v, jnp.bool_(False), e)[1][0]  # noqa: E731
+            return jax.vmap(one)(memories, view, extra)
+
+        def of_environment(memory: jax.Array, steps: Steps) -> tuple[jax.Array, jax.Array, jax.Array]:
+            read = self.critic_inputs(jnp.swapaxes(steps.view, 0, 1), steps.state)
+            memories, value = slots.unroll(network, agents, params, memory, *read, steps.is_first)
+            read = self.critic_inputs(jnp.swapaxes(steps.next_view, 0, 1), steps.next_state)
+            following = slots.over_agents(successor, agents)(params, memories, *read)
+            return memories[:, -1], value[..., 0].T, following.T
+
+        return jax.vmap(of_environment, (0, 1), (0, 1, 1))(memory, steps)
+
+    def advantages_of(
+        self, state: PPOState, source: Environment, steps: Steps
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Next memory of the critic [B, N, H]; values, advantages and targets [T, B, N] in units of reward."""
+        memory, value, next_value = self.values(state.params["critic"], source, state.critic_memory, steps)
+        if self.normalize_values:
+            value, next_value = (value_units.denormalized(x, state.value_stats) for x in (value, next_value))
+        last = jnp.broadcast_to(steps.is_last[..., None], value.shape)
+        along_time = jax.vmap(jax.vmap(gae, (1, 1, 1, 1, 1, None, None), 1), (1, 1, 1, 1, 1, None, None), 1)
+        advantage = along_time(steps.reward, value, next_value, steps.discount, last, self.discount, self.gae_lambda)
+        return memory, value, advantage, advantage + value
+
+    def predictions(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Log probability of the actions, entropy, and value in the critic's units, [R, N, T'] each."""
+        agents = self.slots(env)
+        policy_network = self.actor(env.observation_shape, env.num_agents, action_size(env))
+
+        def of_row(row: Batch) -> tuple[jax.Array, ...]:
+            flags, ids = row.is_first, slots.over_time(self.ids(env.num_agents), row.is_first.shape[0])
+            actor = networks["actor"]
+            _, output = slots.unroll(policy_network, agents, actor, row.memory[:, 0], row.view, ids, flags)
+            policy = slots.over_agents(self.policy, agents)(actor, output, row.mask)
+            read = self.critic_inputs(row.view, row.state)
+            _, value = slots.unroll(self.critic(env), agents, networks["critic"], row.memory[:, 1], *read, flags)
+            return policy.log_prob(row.action), policy.entropy(), value[..., 0]
+
+        return jax.vmap(of_row)(batch)
+
+    def loss(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Sum over slots of the mean loss of each slot's samples, and scalars to log (means over all samples).
+
+        L = E[-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A)] + c_V V - c_H H (Schulman et al. 2017, eq. 9), where V is half
+        the squared error of the value, the larger of the clipped and the unclipped one.
+        """
+        log_prob, entropy, value = self.predictions(networks, env, batch)
+        advantage = self._normalized(batch.advantage)
+        ratio = jnp.exp(log_prob - batch.log_prob)
+        clipped = jnp.clip(ratio, 1.0 - self.clip, 1.0 + self.clip)
+        policy_loss = -jnp.minimum(ratio * advantage, clipped * advantage)
+        value_loss = jnp.square(value - batch.target)
+        if self.value_clip is not None:
+            near = batch.value + jnp.clip(value - batch.value, -self.value_clip, self.value_clip)
+            value_loss = jnp.maximum(value_loss, jnp.square(near - batch.target))
+        parts = {
+            "policy_loss": policy_loss,
+            "value_loss": 0.5 * value_loss,
+            "entropy": entropy,
+            "kl": ratio - 1.0 - (log_prob - batch.log_prob),
+            "clipped": (jnp.abs(ratio - 1.0) > self.clip) * 1.0,
+        }
+        by_agent = {name: jnp.mean(part, (0, 2)) for name, part in parts.items()}
+        total = by_agent["policy_loss"] + self.value_coefficient * by_agent["value_loss"]
+        total = total - self.entropy_coefficient * by_agent["entropy"]
+        return jnp.sum(slots.weights(self.slots(env)) * total), jax.tree.map(jnp.mean, by_agent)
+
+    def _normalized(self, advantage: jax.Array) -> jax.Array:
+        if self.advantages == "none":
+            return advantage
+        axes = (0, 2) if self.advantages == "agent" else (0, 1, 2)
+        centred = advantage - jnp.mean(advantage, axes, keepdims=True)
+        return centred / (jnp.std(advantage, axes, keepdims=True) + 1e-8)
+
+    def rows(self, state: PPOState, steps: Steps, value: jax.Array, advantage: jax.Array, target: jax.Array) -> Batch:
+        """Samples from steps [T, B, N, ...]: a row for each step, or with a GRU for each environment."""
+        sequences = self.recurrent_size > 0
+
+        def row(leaf: jax.Array) -> jax.Array:
+            if sequences:
+                return jnp.moveaxis(leaf, 0, 2)
+            return leaf.reshape(self.update_steps, leaf.shape[2], 1, *leaf.shape[3:])
+
+        def row_of_all(leaf: jax.Array) -> jax.Array:
+            return jnp.moveaxis(leaf, 0, 1) if sequences else leaf.reshape(self.update_steps, 1, *leaf.shape[2:])
+
+        memory = jnp.stack([state.world.memory, state.critic_memory], axis=2)
+        count = self.num_envs if sequences else self.update_steps
+        return Batch(
+            view=row(steps.view),
+            mask=row(steps.mask),
+            state=None if steps.state is None else row_of_all(steps.state),
+            is_first=row_of_all(steps.is_first),
+            action=row(steps.action),
+            log_prob=row(steps.extra),
+            advantage=row(advantage),
+            value=row(value),
+            target=row(target),
+            memory=memory if sequences else jnp.zeros((count, *memory.shape[1:])),
+        )
+
+    def update(self, state: PPOState, source: Environment) -> tuple[PPOState, dict[str, jax.Array]]:
+        """One iteration; see the module's docstring."""
+        key_play, key_epochs = jax.random.split(jax.random.fold_in(state.key, state.updates))
+        world, steps, played = self.collect(state, source, key_play)
+        critic_memory, value, advantage, target = self.advantages_of(state, source, steps)
+        value_stats = state.value_stats
+        if self.normalize_values:
+            value_stats = value_units.updated(value_stats, target)
+            value, target = (value_units.normalized(x, value_stats) for x in (value, target))
+        batch = self.rows(state, steps, value, advantage, target)
+        count = batch.view.shape[0]
+        learning_rate = self.learning_rate
+        if self.anneal_steps is not None:
+            learning_rate *= jnp.maximum(0.0, 1.0 - state.env_steps / self.anneal_steps)
+
+        def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+            networks, opt_state = carry
+            part = jax.tree.map(lambda leaf: leaf[index], batch)
+            gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, source, part)
+            norm = jax.vmap(global_norm)(gradient)
+            gradient = jax.vmap(lambda g: clip_by_global_norm(g, self.max_grad_norm))(gradient)
+            adam = lambda p, g, s: adamw(  # noqa: E731
+                p, g, s, learning_rate=learning_rate, weight_decay=0.0, epsilon=self.adam_epsilon
+            )
+            return jax.vmap(adam)(networks, gradient, opt_state), {**metrics, "gradient_norm": jnp.mean(norm)}
+
+        def epoch(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
+            return jax.lax.scan(step, carry, permutation(key, count).reshape(self.minibatches, -1))
+
+        networks = {name: state.params[name] for name in ("actor", "critic")}
+        keys = jax.random.split(key_epochs, self.epochs)
+        (networks, opt_state), learned = jax.lax.scan(epoch, (networks, state.opt_state), keys)
+        state = dataclasses.replace(
+            state,
+            params={**state.params, **networks},
+            updates=state.updates + 1,
+            env_steps=state.env_steps + self.update_steps,
+            opt_state=opt_state,
+            world=world,
+            critic_memory=critic_memory,
+            value_stats=value_stats,
+        )
+        return state, {**played, **jax.tree.map(jnp.mean, learned)}

@@ -1,0 +1,101 @@
+"""Who shares parameters with whom: one map `agent -> parameter slot` for all learners.
+
+Parameters have a leading axis of G slots. `over_agents` runs a function of one agent for all of them, each with the
+parameters of its slot; with one slot this is one batched product, not N.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marl_bench.algorithms.networks import Network
+from marl_bench.environment import Environment
+
+SHARING = ("shared", "independent", "types")
+
+
+def slot_of_agent(sharing: str, groups: tuple[int, ...] | None, env: Environment) -> tuple[int, ...]:
+    """[N] slot of each agent, numbered from 0.
+
+    Args:
+      sharing: "shared", "independent", or "types" (agents of one type share; see `Environment.agent_types`).
+      groups: slot of each agent; overrides `sharing`.
+      env: the world.
+    Raises:
+      ValueError: when `groups` does not have one entry an agent, or its slots are not 0, 1, ... without a gap.
+    """
+    if groups is not None:
+        if len(groups) != env.num_agents:
+            raise ValueError(f"groups={groups}: must have {env.num_agents} entries, one an agent of this world")
+        if sorted(set(groups)) != list(range(max(groups) + 1)):
+            raise ValueError(f"groups={groups}: the slots must be 0, 1, ... without a gap")
+        return tuple(groups)
+    if sharing == "shared":
+        return (0,) * env.num_agents
+    if sharing == "independent":
+        return tuple(range(env.num_agents))
+    return tuple(int(slot) for slot in np.unique(env.agent_types, return_inverse=True)[1])
+
+
+def num_slots(slots: tuple[int, ...]) -> int:
+    """G."""
+    return max(slots) + 1
+
+
+def over_agents(function: Callable[..., Any], slots: tuple[int, ...] | jax.Array, axis: int = 0) -> Callable[..., Any]:
+    """Map a function of one agent over all agents.
+
+    Args:
+      function: (params, *arrays) -> arrays, for one agent.
+      slots: [N], from `slot_of_agent`; or as an array.
+      axis: where the agents stand in the arrays, and in the results.
+    Returns:
+      (params with a leading axis of G slots, *arrays with an axis of N agents) -> arrays with an axis of N agents.
+    """
+
+    def mapped(params: Any, *arrays: Any) -> Any:
+        batched = (axis,) * len(arrays)
+        if jax.tree.leaves(params)[0].shape[0] == 1:
+            one = jax.tree.map(lambda leaf: leaf[0], params)
+            return jax.vmap(function, (None, *batched), axis)(one, *arrays)
+        if not isinstance(slots, tuple) or slots != tuple(range(len(slots))):
+            params = jax.tree.map(lambda leaf: leaf[jnp.asarray(slots)], params)
+        return jax.vmap(function, (0, *batched), axis)(params, *arrays)
+
+    return mapped
+
+
+def weights(slots: tuple[int, ...]) -> jax.Array:
+    """[N] float32: one over the number of agents in each agent's slot.
+
+    A sum over agents with these weights is the sum over slots of the mean within each, so a slot learns as if alone.
+    """
+    counts = np.bincount(slots)
+    return jnp.asarray((1.0 / counts)[np.asarray(slots)], jnp.float32)
+
+
+def unroll(
+    network: Network,
+    agents: tuple[int, ...],
+    params: Any,
+    memory: jax.Array,
+    view: jax.Array,
+    extra: jax.Array,
+    is_first: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Memories [N, T, H] and outputs [N, T, K] of N agents from memory [N, H], views [N, T, ...] and `is_first` [T]."""
+
+    def one(params: Any, memory: jax.Array, view: jax.Array, extra: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return network.unroll(params, memory, view, is_first, extra)
+
+    return over_agents(one, agents)(params, memory, view, extra)
+
+
+def over_time(ids: jax.Array, num_steps: int) -> jax.Array:
+    """[N, T, E] from [N, E]."""
+    return jnp.broadcast_to(ids[:, None], (ids.shape[0], num_steps, ids.shape[1]))
