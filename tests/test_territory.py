@@ -343,6 +343,10 @@ def test_cooperators_claim_nothing_of_others(start):
     state = scene(start, [(6, 18), PARKED, (20, 36)], [EAST] * 3, **walls)
     assert cooperate(state, None, KEY).tolist() == [NOOP] * 3
     assert defect(state, None, KEY)[0] == TURN_LEFT
+    # A wall that nobody holds comes before a nearer one of another.
+    walls["owner"][5, 17] = -1
+    free = scene(start, [(6, 18), PARKED, (20, 36)], [EAST] * 3, **walls)
+    assert defect(free, None, KEY)[0] == BACKWARD
     beside = scene(start, [(19, 10), (19, 12), (20, 36)], [EAST, EAST, NORTH], **walls)
     assert defect(beside, None, KEY)[0] == ZAP
 

@@ -101,18 +101,27 @@ def _mine(state: Any) -> Array:
     return state.resources.owner == np.arange(state.avatars.row.shape[0], dtype=np.int8)[:, None]
 
 
+def _free(state: Any) -> Array:
+    """[M] bool: walls that stand and that nobody holds."""
+    return (state.resources.health > 0) & (state.resources.owner < 0)
+
+
 def cooperate(state: Any, name: str, key: Array) -> Array:
     """[N] actions that claim walls that nobody holds, also those behind the own, and leave the others and theirs alone."""
-    walls, mine = state.resources, _mine(state)
-    free = jnp.broadcast_to((walls.health > 0) & (walls.owner < 0), mine.shape)
+    mine = _mine(state)
+    free = jnp.broadcast_to(_free(state), mine.shape)
     return go_and_face(state, name, _worth_facing(state, name, free, mine), CLAIM, key)
 
 
 def defect(state: Any, name: str, key: Array) -> Array:
-    """[N] actions that claim every wall, also the others' and those behind the own, and shoot whoever is in reach."""
-    avatars, walls = state.avatars, state.resources
-    others = (walls.health > 0) & ~_mine(state)
-    action = go_and_face(state, name, _worth_facing(state, name, others, jnp.ones_like(others)), CLAIM, key)
+    """[N] actions that claim what nobody holds, then the others' walls, and shoot whoever is in reach."""
+    avatars, mine = state.avatars, _mine(state)
+    anything = jnp.ones_like(mine)
+    free = _worth_facing(state, name, jnp.broadcast_to(_free(state), mine.shape), anything)
+    others = _worth_facing(state, name, (state.resources.health > 0) & ~mine, anything)
+    here = avatars.row.astype(jnp.int32) * layout(name)[0].shape[1] + avatars.col
+    any_free = jnp.any(free & (jnp.asarray(ways(name).away)[here] < paths.FAR), axis=1, keepdims=True)
+    action = go_and_face(state, name, jnp.where(any_free, free, others), CLAIM, key)
     ahead, aside = paths.relative(
         avatars.row[:, None], avatars.col[:, None], avatars.heading[:, None], avatars.row[None], avatars.col[None]
     )

@@ -300,7 +300,7 @@ class Territory(GridWorld):
         return viewer.Picture(board, colours, ((damaged.reshape(height, width), raster.BLACK),))
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
-        """`cooperate` claims what nobody holds; `defect` takes every wall and shoots whoever is in reach."""
+        """`cooperate` claims what nobody holds; `defect` too, then what others hold, and shoots whoever is in reach."""
         return {
             "cooperate": from_state(lambda state, key: scripted.cooperate(state, self.layout, key)),
             "defect": from_state(lambda state, key: scripted.defect(state, self.layout, key)),
