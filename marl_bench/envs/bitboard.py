@@ -89,12 +89,6 @@ def diamond(row: Array, col: Array, reach: int, length: int, cols: int) -> Array
     return jnp.where((left >= 0) & (row >= 0), until, 0)
 
 
-def holding(row: Array, col: Array, rows: int, cols: int) -> Array:
-    """[R * W] uint32: the set of the cells row [K], col [K], all different; those at -1 are left out."""
-    cells = jax.vmap(lambda r, c: diamond(r, c, 0, rows * words_a_row(cols), cols))(row, col)
-    return jnp.sum(cells, axis=0, dtype=jnp.uint32)
-
-
 def _below(bit: Array) -> Array:
     """Words whose bits below `bit` are set; none for bit <= 0, all from 32 on."""
     partial = (np.uint32(1) << jnp.clip(bit, 0, WORD - 1).astype(jnp.uint32)) - np.uint32(1)

@@ -6,10 +6,12 @@ level 0, row and column -1.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from marl_bench.envs import bitboard
 
@@ -45,28 +47,63 @@ def food_bounds(agent_level: Array, lowest: Any, highest: Any, force_coop: bool)
       highest: [] or [F] integers; None for the sum of the three lowest levels of the agents.
       force_coop: whether every food has the highest level.
     """
-    derived = jnp.sum(jnp.sort(agent_level)[:MASTERS])
+    derived = jnp.sum(jnp.where(_rank(agent_level) < MASTERS, agent_level, 0))
     highest = derived if highest is None else jnp.asarray(highest, jnp.int32)
     return highest if force_coop else jnp.asarray(lowest, jnp.int32), highest
 
 
-def place_apart(bits: Array, allowed: Array, cols: int, apart: int) -> tuple[Array, Array]:
-    """Place things one after the other, each uniform over the allowed cells far enough from those before it.
+def _rank(values: Array) -> Array:
+    """[C] int32: place of each value in ascending order, equal ones in their own; compares, where a sort compiles slowly."""
+    index = np.arange(values.shape[0])
+    ahead = (values[None] < values[:, None]) | ((values[None] == values[:, None]) & (index[None] < index[:, None]))
+    return jnp.sum(ahead, axis=1, dtype=jnp.int32)
+
+
+class _Board(NamedTuple):
+    """What stands where while things are placed: sets of cells [R * W] (see `bitboard`) and rows [R * W].
+
+    Attributes:
+      taken: cells of things. near: cells too near to a food for another one.
+      crossed: rows whose index is the row or the column of a food.
+    """
+
+    taken: Array
+    near: Array
+    crossed: Array
+
+
+def _place(
+    bits: Array, is_food: np.ndarray, free: Callable[[_Board, Any], Array], rows: int, cols: int, apart: int
+) -> tuple[Array, Array]:
+    """Place things one after the other, each uniform over the cells that are free for it.
+
+    One loop for agents and food: a second one would be compiled, too.
 
     Args:
       bits: [C] uint32 uniform words, one a thing; their upper 24 bits are used.
-      allowed: [R * W] uint32, a set of cells of a board of `cols` columns.
-      cols: columns of the board.
-      apart: least number of steps (L1) between two things.
+      is_food: [C] bool, in the order in which things are placed.
+      free: (board, is_food []) -> [R * W] uint32 cells.
+      rows: rows of the board. cols: its columns.
+      apart: least number of steps (L1) between two foods.
     Returns:
       row: [C] int32, and col: [C] int32; -1 where no cell was left.
     """
+    length = rows * bitboard.words_a_row(cols)
+    index = bitboard.rows_of(rows, cols)
 
-    def place(free: Array, word: Array) -> tuple[Array, tuple[Array, Array]]:
-        row, col = bitboard.choose(free, word, cols)
-        return free & ~bitboard.diamond(row, col, apart - 1, free.shape[0], cols), (row, col)
+    def place(board: _Board, thing: tuple[Array, Array]) -> tuple[_Board, tuple[Array, Array]]:
+        word, food = thing
+        row, col = bitboard.choose(free(board, food), word, cols)
+        around = bitboard.diamond(row, col, apart - 1, length, cols)
+        board = _Board(
+            taken=board.taken | bitboard.diamond(row, col, 0, length, cols),
+            near=board.near | jnp.where(food, around, 0),
+            crossed=board.crossed | (food & ((index == row) | (index == col))),
+        )
+        return board, (row, col)
 
-    return jax.lax.scan(place, allowed, bits)[1]
+    empty = jnp.zeros(length, jnp.uint32)
+    return jax.lax.scan(place, _Board(empty, empty, jnp.zeros(length, bool)), (bits, jnp.asarray(is_food)))[1]
 
 
 def lbforaging_places(
@@ -83,13 +120,17 @@ def lbforaging_places(
     Returns:
       ([N] rows, [N] columns) of the agents, and ([F] rows, [F] columns) of the food, int32.
     """
-    row, col = place_apart(bits[:agents], jnp.asarray(bitboard.interior(rows, cols, 0)), cols, 1)
-    taken = bitboard.holding(row, col, rows, cols)
-    food_row, food_col = place_apart(bits[agents:], jnp.asarray(bitboard.interior(rows, cols, 1)) & ~taken, cols, 3)
-    cell = jnp.where(food_row < 0, rows * cols, food_row * cols + food_col)
-    cell = jnp.sort(cell)
-    here = cell < rows * cols
-    return (row, col), (jnp.where(here, cell // cols, -1), jnp.where(here, cell % cols, -1))
+    everywhere, inside = (bitboard.interior(rows, cols, margin) for margin in (0, 1))
+
+    def free(board: _Board, food: Array) -> Array:
+        return jnp.where(food, inside & ~board.near, everywhere) & ~board.taken
+
+    row, col = _place(bits, np.arange(len(bits)) >= agents, free, rows, cols, apart=3)
+    food_row, food_col = row[agents:], col[agents:]
+    rank = _rank(jnp.where(food_row < 0, rows * cols, food_row * cols + food_col))
+    here = rank == np.arange(len(rank))[:, None]
+    listed = [jnp.sum(jnp.where(here, place, 0), axis=1) for place in (food_row, food_col)]
+    return (row[:agents], col[:agents]), (listed[0], listed[1])
 
 
 def jumanji_places(bits: Array, agents: int, rows: int, cols: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -98,10 +139,13 @@ def jumanji_places(bits: Array, agents: int, rows: int, cols: int) -> tuple[tupl
     As in Jumanji 1.1.2, no agent starts on a row whose index is the row *or the column* of a food. Where that leaves too few
     cells, agents start on any cell without food (Jumanji would stack them).
     """
-    food_row, food_col = place_apart(bits[agents:], jnp.asarray(bitboard.interior(rows, cols, 1)), cols, 2)
-    board = bitboard.interior(rows, cols, 0)
-    row = bitboard.rows_of(rows, cols)[:, None]
-    allowed = jnp.where(jnp.any((row == food_row) | (row == food_col), axis=1), 0, board)
-    free = board & ~bitboard.holding(food_row, food_col, rows, cols)
-    allowed = jnp.where(bitboard.size(allowed) >= agents, allowed, free)
-    return place_apart(bits[:agents], allowed, cols, 1), (food_row, food_col)
+    everywhere, inside = (bitboard.interior(rows, cols, margin) for margin in (0, 1))
+    food = len(bits) - agents
+
+    def free(board: _Board, is_food: Array) -> Array:
+        allowed = jnp.where(board.crossed, 0, everywhere)
+        allowed = jnp.where(bitboard.size(allowed) >= agents, allowed, everywhere) & ~board.taken
+        return jnp.where(is_food, inside & ~board.near, allowed)
+
+    row, col = _place(bits, np.arange(len(bits)) < food, free, rows, cols, apart=2)
+    return (row[food:], col[food:]), (row[:food], col[:food])
