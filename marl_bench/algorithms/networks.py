@@ -77,6 +77,7 @@ class Network:
       recurrent_size: width of the GRU; 0 for none.
       output_scale: gain of the output layer.
       extra: entries appended to the features before the dense layers (a one-hot agent id, an action).
+      layer_norm: normalise what every hidden layer computes before its activation (Ba et al. 2016), with scale and shift.
     """
 
     input_shape: tuple[int, ...]
@@ -87,6 +88,7 @@ class Network:
     recurrent_size: int = 0
     output_scale: float = 1.0
     extra: int = 0
+    layer_norm: bool = False
 
     @property
     def features(self) -> int:
@@ -111,6 +113,9 @@ class Network:
             return [{"w": matrix, "b": jnp.zeros(matrix.shape[1])} for matrix in matrices]
 
         params: dict[str, Any] = {"convolution": layers(len(convolutions), gain), "dense": layers(len(dense), gain)}
+        if self.layer_norm:
+            for layer in (*params["convolution"], *params["dense"]):
+                layer |= {"scale": jnp.ones_like(layer["b"]), "shift": jnp.zeros_like(layer["b"])}
         if size:
             gates = [jnp.concatenate([next(drawn) for _ in range(3)], axis=1) for _ in range(2)]
             params["gru"] = {"w": gates[0], "b": jnp.zeros(3 * size), "u": gates[1], "c": jnp.zeros(size)}
@@ -166,12 +171,12 @@ class Network:
         activation = ACTIVATIONS[self.activation]
         x = view.astype(jnp.float32)
         for layer in params.get("convolution", ()):
-            x = activation(_convolution(layer, x))
+            x = activation(_normalized(layer, _convolution(layer, x)))
         x = x.reshape(-1)
         if extra is not None:
             x = jnp.concatenate([x, extra])
         for layer in params["dense"]:
-            x = activation(_linear(layer, x))
+            x = activation(_normalized(layer, _linear(layer, x)))
         return x
 
 
@@ -205,6 +210,15 @@ def orthogonal(key: jax.Array, shapes: Sequence[tuple[int, int]]) -> list[jax.Ar
 
 def _linear(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     return jnp.matmul(x, layer["w"], precision="highest") + layer["b"]
+
+
+def _normalized(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """Layer normalisation of the last axis, where the layer has it."""
+    if "scale" not in layer:
+        return x
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + 1e-6) * layer["scale"] + layer["shift"]
 
 
 def _convolution(layer: dict[str, jax.Array], x: jax.Array) -> jax.Array:

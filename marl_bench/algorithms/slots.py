@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_bench.algorithms.equations import AdamState, adamw, clip_by_global_norm, global_norm
 from marl_bench.algorithms.networks import Network
 from marl_bench.environment import Environment
 
@@ -79,9 +80,26 @@ def weights(slots: tuple[int, ...]) -> jax.Array:
     return jnp.asarray((1.0 / counts)[np.asarray(slots)], jnp.float32)
 
 
+def step(
+    network: Network,
+    agents: tuple[int, ...] | jax.Array,
+    params: Any,
+    memory: jax.Array,
+    view: jax.Array,
+    extra: jax.Array,
+    is_first: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Memories [N, H] and outputs [N, K] of N agents after one step from memory [N, H] and views [N, ...]; `is_first`: []."""
+
+    def one(params: Any, memory: jax.Array, view: jax.Array, extra: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return network.apply(params, memory, view, is_first, extra)
+
+    return over_agents(one, agents)(params, memory, view, extra)
+
+
 def unroll(
     network: Network,
-    agents: tuple[int, ...],
+    agents: tuple[int, ...] | jax.Array,
     params: Any,
     memory: jax.Array,
     view: jax.Array,
@@ -99,3 +117,23 @@ def unroll(
 def over_time(ids: jax.Array, num_steps: int) -> jax.Array:
     """[N, T, E] from [N, E]."""
     return jnp.broadcast_to(ids[:, None], (ids.shape[0], num_steps, ids.shape[1]))
+
+
+def adam_step(
+    params: Any,
+    gradient: Any,
+    state: AdamState,
+    learning_rate: jax.Array | float,
+    max_norm: jax.Array | float,
+    epsilon: float = 1e-8,
+) -> tuple[Any, AdamState, jax.Array]:
+    """One Adam step for each slot, its gradient clipped to `max_norm`: params, state, and [G] norms before clipping.
+
+    Args:
+      params, gradient: leaves [G, ...]. state: `adamw_init` mapped over the slots.
+    """
+    norm = jax.vmap(global_norm)(gradient)
+    gradient = jax.vmap(lambda g: clip_by_global_norm(g, max_norm))(gradient)
+    step = lambda p, g, s: adamw(p, g, s, learning_rate=learning_rate, weight_decay=0.0, epsilon=epsilon)  # noqa: E731
+    params, state = jax.vmap(step)(params, gradient, state)
+    return params, state, norm
