@@ -55,7 +55,9 @@ _BUILT_IN = {
     "learner": {
         "dqn": "marl_bench.algorithms.dqn:DQN",
         "ippo": "marl_bench.algorithms.ippo:IPPO",
+        "maddpg": "marl_bench.algorithms.maddpg:MADDPG",
         "mappo": "marl_bench.algorithms.mappo:MAPPO",
+        "matd3": "marl_bench.algorithms.matd3:MATD3",
     },
 }
 _REGISTERED: dict[str, dict[str, type]] = {"environment": {}, "learner": {}}
