@@ -55,9 +55,13 @@ _BUILT_IN = {
     "learner": {
         "dqn": "marl_bench.algorithms.dqn:DQN",
         "ippo": "marl_bench.algorithms.ippo:IPPO",
+        "iql": "marl_bench.algorithms.iql:IQL",
         "maddpg": "marl_bench.algorithms.maddpg:MADDPG",
         "mappo": "marl_bench.algorithms.mappo:MAPPO",
         "matd3": "marl_bench.algorithms.matd3:MATD3",
+        "pqn": "marl_bench.algorithms.pqn:PQN",
+        "qmix": "marl_bench.algorithms.qmix:QMIX",
+        "vdn": "marl_bench.algorithms.vdn:VDN",
     },
 }
 _REGISTERED: dict[str, dict[str, type]] = {"environment": {}, "learner": {}}

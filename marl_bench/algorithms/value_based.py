@@ -78,7 +78,7 @@ class ValueLearner(OnlineLearner):
         return False
 
     def validate(self, environment: Environment) -> None:
-        """Also check that actions are numbered and, where a common reward is assumed, that the world is no social dilemma."""
+        """Also check that actions are numbered and, where a common reward is assumed, that no dilemma is known to be played."""
         super().validate(environment)
         name = type(environment.unwrapped).__name__
         if not is_discrete(environment) or len(environment.action_spec.shape) != 1:
@@ -89,15 +89,15 @@ class ValueLearner(OnlineLearner):
             )
         if self.team == "common" and {"cooperate", "defect"} <= set(environment.scripted_policies()):
             raise ValueError(
-                f"{self._kind} learns from a reward common to the team, and {name} is a social dilemma, where each agent has its "
-                f"own; use team_reward=\"sum\" (or 'mean') to make a team of them, or learner=iql (team_reward: field of "
-                f"{self._kind})"
+                f"{self._kind} learns from a reward common to the team, and {name} is played by cooperators and defectors, who may "
+                f"be paid differently; use team_reward='sum' to make a team of them ('mean' changes nothing where all are paid "
+                f"alike), or learner=iql (team_reward: field of {self._kind})"
             )
 
     def network(
-        self, shape: tuple[int, ...], num_agents: int, outputs: int, output_scale: float = 1.0, extra: int = 0
+        self, shape: tuple[int, ...], num_agents: int, outputs: int, output_scale: float = 0.01, extra: int = 0
     ) -> Network:
-        """As in the base, with this learner's `layer_norm`."""
+        """As in the base, with this learner's `layer_norm`; values start near 0, whatever the size of the view's entries."""
         network = super().network(shape, num_agents, outputs, output_scale, extra)
         return dataclasses.replace(network, layer_norm=self.layer_norm)
 
