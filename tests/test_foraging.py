@@ -321,6 +321,13 @@ def test_conforms(fields):
     assert marl_bench.check_environment(Foraging(**fields), num_steps=40) == []
 
 
+@pytest.mark.parametrize("levels", [2, (1, 2)])
+def test_stacks_of_levels_on_the_host_are_not_taken_for_lists(levels):
+    """As when the seeds of a run are put together."""
+    stacked = jax.tree.map(lambda leaf: np.stack([leaf] * 5), Foraging(size=6, max_player_level=levels))
+    assert np.shape(stacked.penalty) == (5,)
+
+
 def test_differently_parametrised_environments_in_one_program():
     worlds = [Foraging(size=6, penalty=p, max_player_level=top) for p, top in ((0.0, 1), (0.5, 2), (1.0, 4))]
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *worlds)

@@ -49,7 +49,8 @@ def test_value_equals_the_formula(mixer):
     mixer, params, gradients = mixer
     values, state = inputs(0)
     (_, found), _ = gradients(params, values, state)
-    expected = [mixed(mixer, params, one.astype(np.float64), s.astype(np.float64)) for one, s in zip(values, state)]
+    pairs = zip(values.astype(np.float64), state.astype(np.float64), strict=True)
+    expected = [mixed(mixer, params, *pair) for pair in pairs]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -402,21 +402,18 @@ def test_worlds_that_fit_are_accepted():
 def test_bad_fields_are_refused(learner, fields, message):
     with pytest.raises(ValueError, match=message):
         make_learner(learner, **fields)
-    with pytest.raises(TypeError, match="double=1|layer_norm=1|hypernet_sizes=8"):
+    with pytest.raises(TypeError, match=r"double=1|layer_norm=1|hypernet_sizes=8"):
         make_learner(learner, **{"qmix": {"hypernet_sizes": 8}, "pqn": {"layer_norm": 1}}.get(learner, {"double": 1}))
 
 
-def test_rewards_that_differ_are_not_taken_for_common():
+@pytest.mark.parametrize(("world", "common"), [("spread", False), ("two_step", True)])
+def test_rewards_that_differ_are_not_taken_for_common(world, common):
     """In `spread` agents also pay for their own collisions: the metric is NaN, which stops a run."""
-    small = {**SMALL, "team_reward": "common"}
-    found = {}
-    for world in ("spread", "two_step"):
-        env, learner = make(world), make_learner("vdn", **small)
-        play = jax.jit(lambda key, l=learner, e=env: l.collect(*start(l, e, key), jnp.int32(0), e, key)[2])
-        found[world] = float(play(jax.random.key(1))["reward_is_common"])
-    assert np.isnan(found["spread"]) and found["two_step"] == 1
+    env, learner = make(world), make_learner("vdn", **SMALL)
 
+    def play(key):
+        state = learner.init(key, env)
+        return learner.collect(state.params, state.world, state.env_steps, env, key)[2]["reward_is_common"]
 
-def start(learner, env, key):
-    state = learner.init(key, env)
-    return state.params, state.world
+    found = float(jax.jit(play)(jax.random.key(1)))
+    assert found == 1 if common else np.isnan(found)

@@ -76,12 +76,14 @@ def _check_room(env: Any) -> None:
 
 
 def _levels(env: Any, name: str, count: int) -> np.ndarray | None:
-    """[count] levels of a field; None if they are not known yet.
+    """[count] levels of a field; None if they are not known yet, or are those of a stack of environments.
 
     Raises:
       TypeError: for what is neither an integer nor a list of integers. ValueError: for a wrong length, or out of range.
     """
     value = getattr(env, name)
+    if isinstance(value, np.ndarray) and value.shape not in {(), (count,)}:
+        return None  # levels of several environments, stacked
     listed = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
     entries = list(value) if listed else [value]
     if not all(isinstance(entry, (numbers.Number, np.generic, str, bool)) for entry in entries):
