@@ -10,6 +10,7 @@ at best a best one, so what is found is a lower bound.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +33,22 @@ class Party:
 
     learner: Any
     params: Any
+
+
+def stacked(parties: Sequence[Party]) -> Party:
+    """Policies of one kind as a stack with leaves [K, ...].
+
+    Raises:
+      ValueError: when they differ in more than numbers (other learners, other sizes of networks).
+    """
+    shapes = [jax.tree.map(jnp.shape, party) for party in parties]
+    different = [number for number, shape in enumerate(shapes) if shape != shapes[0]]
+    if different:
+        raise ValueError(
+            f"policies {', '.join(map(str, different))} differ from policy 0 in more than numbers (learner or sizes); "
+            "stack those that are alike and play the stacks against each other"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *parties)
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ from flax import struct
 
 import marl_bench
 from marl_bench import check_environment
-from marl_bench.cross_play import Against, Mixed, Party, cross_play, exploitability, halves
+from marl_bench.cross_play import Against, Mixed, Party, cross_play, exploitability, halves, stacked
 from marl_bench.envs.closed_forms.equilibria import nash_gap
 from marl_bench.envs.games import GAMES
 from marl_bench.learner import Learner
@@ -43,7 +43,7 @@ def pure(*actions, count=3):
 
 def test_pairs_earn_what_the_table_says():
     env, table = game("rock_paper_scissors"), GAMES["rock_paper_scissors"]
-    everyone = Party(Lottery(), jnp.stack([pure(a, a) for a in range(3)]))
+    everyone = stacked([Party(Lottery(), pure(a, a)) for a in range(3)])
     two = jax.tree.map(lambda leaf: leaf[1:], everyone)
     play = jax.jit(lambda rows, columns, key: cross_play(env, rows, columns, key, 4, True))
     mean, error = play(everyone, two, jax.random.key(0))
@@ -81,6 +81,12 @@ def test_seats_say_who_plays_whom():
     for seats in ((0, 1), (0, 0, 0), (0, 1, 2)):
         with pytest.raises(ValueError, match="must be 3 entries"):
             cross_play(env, stack(first), stack(second), jax.random.key(0), 1, True, seats)
+
+
+def test_only_policies_of_one_kind_are_stacked():
+    first = Party(Lottery(), pure(0, 0))
+    with pytest.raises(ValueError, match="policies 1, 2 differ from policy 0"):
+        stacked([first, Party(Lottery(), pure(0, 0, count=4)), Party(marl_bench.make_learner("ippo"), pure(0, 0))])
 
 
 def test_continuous_policies_meet():
