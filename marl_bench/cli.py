@@ -125,18 +125,18 @@ def bench(
     batch: str | None = None,
     out: Path | None = None,
 ) -> int:
-    """Measure speed: of a learner by pack size (dqn), or of the environments against other packages (envs).
+    """Measure speed: of dqn by pack size, or of environments or learners against other packages (envs, learners).
 
     Parameters
     ----------
     name
-        What to measure: dqn or envs.
+        What to measure: dqn, envs or learners.
     packs
-        For learners: numbers of cells trained at once, separated by commas.
+        For dqn: numbers of cells trained at once, separated by commas.
     against
-        For envs: other packages, separated by commas (jumanji, jaxmarl, socialjax).
+        For envs and learners: other packages, separated by commas (jumanji, jaxmarl; for envs also socialjax).
     only
-        For envs: names of contests, separated by commas; all, if left out.
+        For envs and learners: names of contests, separated by commas; all, if left out.
     batch
         For envs: numbers of environments stepped at once; 64,1024,8192 (more on an accelerator), if left out.
     out
@@ -149,6 +149,10 @@ def bench(
         from marl_bench.experiments import bench_envs
 
         return bench_envs.main(against, only, batches, out)
+    if name == "learners":
+        from marl_bench.experiments import bench_learners
+
+        return bench_learners.main(against, only, out)
     from marl_bench.experiments import bench as benchmarks
 
     return benchmarks.main(name, sizes, out)

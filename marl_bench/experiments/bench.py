@@ -53,7 +53,8 @@ def main(name: str, packs: list[int], out: Path | None) -> int:
       UsageError: for an unknown benchmark or a pack size below 1.
     """
     if name != "dqn":
-        raise UsageError(f"unknown benchmark {name!r}{nearest(name, ['dqn', 'envs'])} (known: dqn, envs)")
+        known = ["dqn", "envs", "learners"]
+        raise UsageError(f"unknown benchmark {name!r}{nearest(name, known)} (known: {', '.join(known)})")
     if not packs or min(packs) < 1:
         raise UsageError(f"--packs {','.join(map(str, packs))}: every pack needs at least one cell")
     runners = [_prepare(size) for size in packs]

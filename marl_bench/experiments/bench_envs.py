@@ -203,17 +203,17 @@ def compare(
     program = compile_rollout(our_rollout(contest.ours(), batch, length, contest.strategy), length, key)
     row: dict[str, Any] = {"name": contest.name, "peer": contest.peer, "batch": batch, "length": length}
     if isinstance(contest.theirs, Figure):
-        ours = np.array([_rate(program, seconds) for _ in range(windows + 1)][1:])
+        ours = np.array([rate(program, seconds) for _ in range(windows + 1)][1:])
         theirs = np.array([contest.theirs.high])
         row |= {"stated": dataclasses.asdict(contest.theirs)}
     else:
         options = {name: compile_rollout(r, length, key) for name, r in contest.theirs(batch).items()}
-        trials = {name: _rate(option, seconds) for name, option in options.items()}
+        trials = {name: rate(option, seconds) for name, option in options.items()}
         chosen = max(trials, key=lambda name: trials[name])
         rival = options.pop(chosen)
         options.clear()
-        _rate(program, seconds)  # warm, as the rival is
-        pairs = np.array([(_rate(program, seconds), _rate(rival, seconds)) for _ in range(windows)])
+        rate(program, seconds)  # warm, as the rival is
+        pairs = np.array([(rate(program, seconds), rate(rival, seconds)) for _ in range(windows)])
         ours, theirs = pairs.T
         row |= {
             "restart": chosen,
@@ -245,7 +245,7 @@ def _clock() -> float:
     return time.process_time() if jax.default_backend() == "cpu" else time.perf_counter()
 
 
-def _rate(program: Any, seconds: float) -> float:
+def rate(program: Any, seconds: float) -> float:
     """Environment steps a second over one window of at least `seconds`."""
     calls, start = 0, _clock()
     while True:

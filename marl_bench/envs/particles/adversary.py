@@ -53,6 +53,11 @@ class Adversary(GoalWorld):
         return self.adversaries + self.good
 
     @property
+    def agent_types(self) -> tuple[int, ...]:
+        """0 for adversaries, 1 for good agents."""
+        return (0,) * self.adversaries + (1,) * self.good
+
+    @property
     def num_landmarks(self) -> int:
         """Number of landmarks L."""
         return self.good if self.landmarks is None else self.landmarks
