@@ -239,24 +239,23 @@ def test_the_training_path_repeats_the_acting_path(played):
 
 def test_one_successor_is_enough_where_episodes_end_with_sequences(monkeypatch):
     """The same targets from T + 1 views as from all T successors; elsewhere all successors are kept."""
-    env = make("spread", horizon=2 * LENGTH)
-    learner = make_learner("qmix", **SMALL, recurrent_size=4, team_reward="sum", td_lambda=0.5)
-    assert value_based.ends_with_sequences(env, LENGTH) and not value_based.ends_with_sequences(env, LENGTH - 1)
+    env = make("spread", horizon=LENGTH)
+    learner = make_learner("vdn", **SMALL, recurrent_size=4, team_reward="sum", td_lambda=0.5)
+    assert value_based.ends_with_sequences(env, LENGTH) and value_based.ends_with_sequences(env, LENGTH // 2)
+    assert not value_based.ends_with_sequences(env, LENGTH - 1) and not value_based.ends_with_sequences(env, 2 * LENGTH)
     assert not value_based.ends_with_sequences(make("Foraging-5x5-2p-1f-v3"), LENGTH)
     assert value_based.ends_with_sequences(make("stag_hunt", horizon=None), 7)
 
     def gradient(key):
         state = learner.init(key, env)
-        world, _, _ = learner.collect(state.params, state.world, state.env_steps, env, key)
-        _, batch, _ = learner.collect(state.params, world, state.env_steps, env, jax.random.fold_in(key, 1))
-        networks = {name: state.params[name] for name in ("q", "mixer")}
+        _, batch, _ = learner.collect(state.params, state.world, state.env_steps, env, key)
+        networks = {"q": state.params["q"]}
         return jax.grad(lambda n: learner.loss(n, state.target, env, batch)[0])(networks), batch
 
     short, batch = jax.jit(gradient)(jax.random.key(0))
     monkeypatch.setattr(value_based, "ends_with_sequences", lambda env, num_steps: False)
     whole, longer = jax.jit(lambda key: gradient(key))(jax.random.key(0))
-    assert (batch.next_view.shape[1], longer.next_view.shape[1]) == (1, LENGTH)
-    assert (batch.next_state.shape[1], longer.next_state.shape[1]) == (1, LENGTH) and batch.is_last[:, -1].all()
+    assert (batch.next_view.shape[1], longer.next_view.shape[1]) == (1, LENGTH) and batch.is_last[:, -1].all()
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), short, whole)
 
 

@@ -37,7 +37,7 @@ def test_two_step(name, best):
     """A sum of values cannot see that 8 is there for both (Rashid et al. 2018, section 5)."""
     fields = {"num_envs": 8, "num_steps": 2, "hidden_sizes": (16,), "learning_rate": 5e-3}
     learner = make_learner(name, **{**UNIFORM, **REPLAY, **fields})
-    np.testing.assert_allclose(trained(make("two_step"), learner, 500, cells=2)[1], best)
+    np.testing.assert_allclose(trained(make("two_step"), learner, 400, cells=2)[1], best)
 
 
 TABLES = ("additive", "climbing", "penalty", "non_monotone")
@@ -66,7 +66,7 @@ def test_what_a_table_of_payoffs_becomes(name):
     """
     tables = np.stack([GAMES[game] for game in TABLES]).astype(np.float32)
     env = make("matrix_game", game="custom", payoff=jnp.asarray(tables), observe="constant", horizon=1)
-    tables, updates = tables[:, 0], 1000
+    tables, updates = tables[:, 0], 700
     fields = {"num_envs": 16, "num_steps": 1, "hidden_sizes": (16,), "sharing": "independent", "team_reward": "mean"}
     steps = {"learning_rate": 2e-2, "learning_rate_steps": 16 * updates}
     learner = make_learner(name, **UNIFORM, **REPLAY, **fields, **steps)
