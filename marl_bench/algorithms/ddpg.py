@@ -130,11 +130,6 @@ class DDPG(OnlineLearner):
     # --- sizes and networks ----------------------------------------------------------------------
 
     @property
-    def default_steps(self) -> int:
-        """About a million, a whole number of updates."""
-        return max(1, round(1_000_000 / self.update_steps)) * self.update_steps
-
-    @property
     def reads_state(self) -> bool:
         """Whether the critic reads the global state."""
         return self.critic_input == "state"

@@ -107,6 +107,11 @@ class OnlineLearner(Learner):
         """Environment steps of one `update` call."""
         return self.num_envs * self.num_steps
 
+    @property
+    def default_steps(self) -> int:
+        """About a million, a whole number of updates."""
+        return max(1, round(1_000_000 / self.update_steps)) * self.update_steps
+
     def num_updates(self, steps: int) -> int:
         """Number of iterations in a run of `steps` environment steps; the evaluation is not among them."""
         if steps < self.update_steps or steps % self.update_steps:

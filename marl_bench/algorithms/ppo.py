@@ -123,11 +123,6 @@ class PPO(OnlineLearner):
     # --- networks --------------------------------------------------------------------------------
 
     @property
-    def default_steps(self) -> int:
-        """About a million, a whole number of updates."""
-        return max(1, round(1_000_000 / self.update_steps)) * self.update_steps
-
-    @property
     def reads_state(self) -> bool:
         """Whether the critic reads the global state instead of the agent's view."""
         return False

@@ -63,11 +63,6 @@ class ValueLearner(OnlineLearner):
     # --- protocol --------------------------------------------------------------------------------
 
     @property
-    def default_steps(self) -> int:
-        """About a million, a whole number of updates."""
-        return max(1, round(1_000_000 / self.update_steps)) * self.update_steps
-
-    @property
     def team(self) -> str | None:
         """How the agents' rewards become the team's (one of `TEAM_REWARDS`); None: each agent learns from its own."""
         return None
