@@ -27,7 +27,7 @@ def plugins() -> Path:
 # workers are about to end. A file that is not named here follows in the order of its name.
 LONGEST = [
     *("resume", "sweep", "dqn", "policy", "exploration_collapse", "check", "games", "matrix_game", "coin_game"),
-    *("report", "checkpoint", "cli", "sinks", "bench_envs"),
+    *("value_games", "q_learning", "report", "checkpoint", "cli", "sinks", "bench_envs"),
 ]
 
 
