@@ -92,14 +92,21 @@ def test_only_policies_of_one_kind_are_stacked():
 def test_continuous_policies_meet():
     env = marl_bench.make("spread", agents=2, actions="continuous")
     learner = marl_bench.make_learner("maddpg", hidden_sizes=(4,), num_envs=1, num_steps=1, buffer_steps=1)
-    params = jax.vmap(lambda key: learner.init(key, env).params)(jax.random.split(jax.random.key(0), 2))
+    params = jax.jit(jax.vmap(lambda key: learner.init(key, env).params))(jax.random.split(jax.random.key(0), 2))
     observation = env.reset(jax.random.key(0))[1].observation
     alone = [jax.tree.map(lambda leaf, k=k: leaf[k], params) for k in range(2)]
     mixed = Mixed((Party(learner, alone[0]), Party(learner, alone[1])), (0, 1))
-    together = mixed.act((), mixed.initial_memory(2), observation, jax.random.key(0), True)[0]
+    memory = learner.initial_memory(2)
+
+    @jax.jit
+    def act():
+        own = [learner.act(alone[seat], memory, observation, jax.random.key(0), True)[0] for seat in range(2)]
+        return mixed.act((), (memory, memory), observation, jax.random.key(0), True)[0], own
+
+    together, own = act()
     for seat in range(2):
-        own = learner.act(alone[seat], learner.initial_memory(2), observation, jax.random.key(0), True)[0]
-        np.testing.assert_array_equal(together[seat], own[seat])
+        np.testing.assert_array_equal(together[seat], own[seat][seat])
+        assert (own[seat] != together).any()
 
 
 # --- one player against a frozen one -------------------------------------------------------------------------
@@ -119,15 +126,17 @@ def test_the_other_player_is_the_frozen_policy(side):
         np.testing.assert_array_equal(timestep.reward, GAMES["rock_paper_scissors"][side][tuple(joint)][None])
         np.testing.assert_array_equal(state.memory, step + 1)
     assert timestep.last() and timestep.discount.tolist() == [1.0]
-    assert check_environment(world) == []
+
+
+def test_the_world_of_one_player_keeps_the_contract():
+    env = marl_bench.make("matrix_game", game="battle_of_the_sexes", horizon=3)
+    assert check_environment(Against(env, Party(Lottery(), pure(1, 0, count=2)), 1)) == []
 
 
 def test_the_view_belongs_to_the_side():
     env = marl_bench.make("spread", agents=2, actions="continuous")
-    learner = marl_bench.make_learner("matd3", hidden_sizes=(4,), num_envs=1, num_steps=2, buffer_steps=2)
-    params = learner.init(jax.random.key(0), env).params
     for side in range(2):
-        world = Against(env, Party(learner, params), side)
+        world = Against(env, Party(Lottery(), pure(0, 0)), side)
         assert world.action_spec.shape == (1, 2) and world.num_agents == 1
         state, timestep = world.reset(jax.random.key(3))
         expected = state.observation.agents_view[side]

@@ -465,7 +465,7 @@ def test_the_best_joint_action_of_a_team_game_is_found(learner):
     observation = Observation(jnp.ones((N, 1)), jnp.ones((N, 0), bool), jnp.int32(0))
     act = lambda params: make().act(params, jnp.zeros((N, 0)), observation, jax.random.key(0), True)[0]  # noqa: E731
     action = np.asarray(jax.vmap(act)(state.params))[..., 0]
-    np.testing.assert_allclose(action, 0.25, atol=0.02)
+    np.testing.assert_allclose(action, 0.25, atol=0.03)
     assert (action[0] != action[1]).all()
 
 
@@ -475,10 +475,10 @@ def test_values_count_what_follows_a_truncation_but_not_an_end():
         sharing="shared",
         agent_id=True,
         activation="tanh",
-        hidden_sizes=(32,),
+        hidden_sizes=(16,),
         num_envs=8,
-        buffer_steps=1024,
-        batch_size=64,
+        buffer_steps=512,
+        batch_size=32,
         discount=0.8,
         learning_starts=512,
         learning_rate=3e-3,
@@ -489,7 +489,7 @@ def test_values_count_what_follows_a_truncation_but_not_an_end():
         target_noise=0.0,
     )
     cells = [Cell(Line(ends), learner, jax.random.key(0)) for ends in (0.0, 1.0)]
-    state = trained(stacked(cells), 150)
+    state = trained(stacked(cells), 120)
     views = jnp.stack([Line().observed(jnp.int32(step)).agents_view for step in range(3)], axis=1)
 
     def judged(params):
