@@ -73,6 +73,19 @@ def test_every_parameter_learns(mixer):
 
 def test_weights_depend_on_the_state(mixer):
     _, params, gradients = mixer
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32), params)
     values, state = inputs(2)
     _, (_, slope) = gradients(params, np.broadcast_to(values[:1], values.shape), state)
     assert np.std(slope, axis=0).min() > 0.1
+
+
+@pytest.mark.parametrize("sizes", [(), (64,)])
+def test_it_starts_as_a_sum(sizes):
+    """Whatever the state: entries of the size of a board's coordinates must not drown the agents' values."""
+    mixer, rng = MonotonicMixer(10, 3, hypernet_sizes=sizes), np.random.default_rng(0)
+    params = jax.jit(mixer.init)(jax.random.key(0))
+    values = rng.uniform(1, 3, (256, 3)).astype(np.float32)
+    state = rng.integers(0, 10, (256, 10)).astype(np.float32)
+    found = np.asarray(jax.jit(mixer.apply)(params, values, state))
+    np.testing.assert_allclose(found, values.sum(axis=1), rtol=0.4)

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 
 from marl_bench.algorithms.networks import init_mlp, mlp
 
+START = 0.01
+"""How small the state's influence on the mixture starts."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MonotonicMixer:
@@ -22,7 +25,9 @@ class MonotonicMixer:
 
     so dQ_tot / dq_a >= 0, and each agent's best action is part of the best joint action. W_1, w_2 and b_1 are linear in the state
     (`hypernet_sizes` adds hidden ReLU layers to W_1 and w_2, as in the JMLR version of 2020), b_2 has one hidden ReLU layer of
-    `embedding` units. Weights and biases start uniform in +-1/sqrt(fan_in).
+    `embedding` units. Weights and biases start uniform in +-1/sqrt(fan_in), but for the last layers of these networks: their
+    biases start so that Q_tot is about the sum of the values, and their weights small, so that this holds in all states however
+    large their entries are (ours; without it nothing was learned in foraging).
 
     Attributes:
       state_size: S.
@@ -46,7 +51,14 @@ class MonotonicMixer:
             "b2": (size, embedding, 1),
         }
         keys = jax.random.split(key, len(shapes))
-        return {name: init_mlp(drawn, shape) for drawn, (name, shape) in zip(keys, shapes.items(), strict=True)}
+        params = {name: init_mlp(drawn, shape) for drawn, (name, shape) in zip(keys, shapes.items(), strict=True)}
+        for name, layers in params.items():
+            last, fan_in = layers[-1], layers[-1]["w"].shape[0]
+            spread = last["b"] * fan_in**0.5  # uniform in +-1, so that no two hidden units are alike
+            around_one = (1.0 + 0.5 * spread) * embedding**-0.5
+            bias = around_one if name in ("w1", "w2") else START * spread
+            layers[-1] = {"w": START * last["w"], "b": bias}
+        return params
 
     def apply(self, params: Any, values: jax.Array, state: jax.Array) -> jax.Array:
         """[...] value of the team from values [..., N] and global states [..., S]."""
