@@ -22,7 +22,7 @@ from flax import struct
 
 from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
-from marl_bench.algorithms.equations import AdamState, adamw, adamw_init, clip_by_global_norm, gae, global_norm
+from marl_bench.algorithms.equations import AdamState, adamw_init, gae
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
 from marl_bench.algorithms.rollout import Steps, World
@@ -257,7 +257,7 @@ class PPO(OnlineLearner):
         agents = self.slots(env)
         policy_network = self.actor(env.observation_shape, env.num_agents, action_size(env))
 
-        def of_row(row: Batch) -> tuple[jax.Array, ...]:
+        def of_row(row: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
             flags, ids = row.is_first, slots.over_time(self.ids(env.num_agents), row.is_first.shape[0])
             actor = networks["actor"]
             _, output = slots.unroll(policy_network, agents, actor, row.memory[:, 0], row.view, ids, flags)
@@ -348,12 +348,10 @@ class PPO(OnlineLearner):
             networks, opt_state = carry
             part = jax.tree.map(lambda leaf: leaf[index], batch)
             gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, source, part)
-            norm = jax.vmap(global_norm)(gradient)
-            gradient = jax.vmap(lambda g: clip_by_global_norm(g, self.max_grad_norm))(gradient)
-            adam = lambda p, g, s: adamw(  # noqa: E731
-                p, g, s, learning_rate=learning_rate, weight_decay=0.0, epsilon=self.adam_epsilon
+            networks, opt_state, norm = slots.adam_step(
+                networks, gradient, opt_state, learning_rate, self.max_grad_norm, self.adam_epsilon
             )
-            return jax.vmap(adam)(networks, gradient, opt_state), {**metrics, "gradient_norm": jnp.mean(norm)}
+            return (networks, opt_state), {**metrics, "gradient_norm": jnp.mean(norm)}
 
         def epoch(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             return jax.lax.scan(step, carry, permutation(key, count).reshape(self.minibatches, -1))

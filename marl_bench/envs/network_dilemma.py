@@ -19,6 +19,7 @@ Out-of-range actions are clipped to {0, 1}.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -112,16 +113,29 @@ class NetworkDilemma(Environment):
             )
         if self.dilemma_strength is None and (self.sucker is None or self.temptation is None):
             raise ValueError("dilemma_strength=None needs both sucker and temptation (fields of NetworkDilemma)")
-        if isinstance(self.neighbors, np.ndarray):
-            if self.topology in _TABLES:
-                graphs.validate_neighbours(self.neighbors, padded=not self.regular)
-                if self.regular and self.degree > _MAX_DEGREE:
-                    raise ValueError(
-                        f"neighbors: degree {self.degree} is above {_MAX_DEGREE}, which topology='given' offers; use "
-                        "topology='irregular' (fields of NetworkDilemma)"
-                    )
-        elif self.neighbors is None and self.topology in _TABLES:
+        self._check_neighbors()
+
+    def _check_neighbors(self) -> None:
+        table = self.neighbors
+        if isinstance(table, (list, tuple)) or hasattr(table, "neighbours"):
+            raise TypeError(
+                f"neighbors={type(table).__name__}: must be an array [N, k]; take graph.neighbours of a graph, np.array(...) of "
+                "lists (field of NetworkDilemma)"
+            )
+        if self.topology not in _TABLES:
+            if self.topology == "lattice" and isinstance(table, np.ndarray):
+                raise ValueError(f"neighbors with topology={self.topology!r}: use 'given' or 'irregular' (fields of NetworkDilemma)")
+            return
+        if table is None:
             raise ValueError(f"topology={self.topology!r} needs neighbors=[N, k] (fields of NetworkDilemma)")
+        if self.regular and np.ndim(table) and self.degree > _MAX_DEGREE:
+            raise ValueError(
+                f"neighbors: degree {self.degree} is above {_MAX_DEGREE}, which topology='given' offers; use "
+                "topology='irregular' (fields of NetworkDilemma)"
+            )
+        if isinstance(table, (np.ndarray, jax.Array)):
+            with contextlib.suppress(jax.errors.TracerArrayConversionError):
+                graphs.validate_neighbours(np.asarray(table), padded=not self.regular)
 
     # --- sizes -----------------------------------------------------------------------------------
 

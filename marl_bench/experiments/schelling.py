@@ -144,8 +144,8 @@ def _policies(env: Any, world: str, wanted: dict[str, str]) -> list[Any]:
     for option, name in wanted.items():
         if name not in known:
             raise UsageError(
-                f"--{option} {name}: {world} has no such policy{nearest(name, known)}; choose two of its policies with "
-                f"--cooperate and --defect (known: {', '.join(known)})"
+                f"--{option} {name}: {world} has no such policy; choose two with --cooperate and --defect "
+                f"(known: {', '.join(known)}){nearest(name, known)}"
             )
     return [known[name] for name in wanted.values()]
 

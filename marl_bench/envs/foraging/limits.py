@@ -82,9 +82,9 @@ def _levels(env: Any, name: str, count: int) -> np.ndarray | None:
       TypeError: for what is neither an integer nor a list of integers. ValueError: for a wrong length, or out of range.
     """
     value = getattr(env, name)
-    if isinstance(value, np.ndarray) and value.shape not in {(), (count,)}:
-        return None  # levels of several environments, stacked
-    listed = isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+    if isinstance(value, np.ndarray) and value.ndim > 0:
+        return None  # levels of several environments, stacked: lists of levels are tuples or lists
+    listed = isinstance(value, (list, tuple))
     entries = list(value) if listed else [value]
     if not all(isinstance(entry, (numbers.Number, np.generic, str, bool)) for entry in entries):
         return None

@@ -354,15 +354,16 @@ class GridWorld(Environment):
         return view.views(self, state)
 
     def global_state(self, state: WorldState) -> Array:
-        """[S] float32: the bits of every cell's code (see `view.code_map`), row by row; then, agent by agent, all timers, row,
-        column (-1 for those away) and heading; then the fraction of the horizon played.
+        """[S] float32: the bits of every cell's code (see `view.code_map`), row by row; then, one quantity of all agents after the
+        other, the steps away (-1: for good), frozen and until each beam, row and column (-1 for those away) and heading; then the
+        steps played, in units of the horizon.
 
         The cells do not tell who is who (unless `show_ids`), which timers and what the worlds add are in the order of.
         """
         code, bits = view.code_map(self, state)
         planes = (code[..., None].astype(jnp.uint32) >> np.arange(bits, dtype=np.uint32)) & 1
         avatars = state.avatars
-        timers = (jnp.minimum(avatars.away, av.FOREVER), avatars.frozen, avatars.waits)
+        timers = (jnp.where(avatars.away >= av.FOREVER, -1, avatars.away), avatars.frozen, avatars.waits)
         places = (*(jnp.where(avatars.alive, place, -1) for place in (avatars.row, avatars.col)), avatars.heading)
         played = state.step_count / np.float32(self.horizon)
         return jnp.concatenate([x.reshape(-1).astype(jnp.float32) for x in (planes, *timers, *places, played)])

@@ -283,9 +283,10 @@ class Territory(GridWorld):
         }
 
     def global_state(self, state: WorldState) -> Array:
-        """[S] float32: see `GridWorld.global_state`; then ages and steps since the last shot of the walls, and the marks."""
+        """[S] float32: see `GridWorld.global_state`; then of the walls the age and the steps since the last shot, each as far as it
+        matters, of the agents the marks, and who is doomed."""
         walls = state.resources
-        more = (walls.age, walls.since, walls.mark, walls.doomed)
+        more = (jnp.minimum(walls.age, self.dry_steps), jnp.minimum(walls.since, self.repair_delay), walls.mark, walls.doomed)
         return jnp.concatenate([super().global_state(state), *(x.astype(jnp.float32) for x in more)])
 
     def picture(self, state: WorldState) -> viewer.Picture:
