@@ -182,6 +182,7 @@ def test_exploitability_is_the_nash_gap_of_matrix_games():
     np.testing.assert_array_equal(found.value[0], 0)
 
 
+@pytest.mark.slow
 def test_fair_pennies_cannot_be_exploited_but_biased_ones_can():
     odds = jnp.array([[[0.5, 0.5], [0.5, 0.5]], [[0.9, 0.1], [0.5, 0.5]]])
     found = measured(game("matching_pennies"), odds)

@@ -445,7 +445,7 @@ def stacked(cells):
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *cells)
 
 
-@pytest.mark.parametrize("learner", [MADDPG, MATD3])
+@pytest.mark.parametrize("learner", [MADDPG, pytest.param(MATD3, marks=pytest.mark.slow)])
 def test_the_best_joint_action_of_a_team_game_is_found(learner):
     make = functools.partial(
         learner,

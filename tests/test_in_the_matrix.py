@@ -355,8 +355,8 @@ def test_impossible_fields_are_refused(fields, message):
 @pytest.mark.parametrize(
     ("name", "players"),
     [
-        ("stag_hunt_in_the_matrix_repeated", 2),
-        ("rationalizable_in_the_matrix_arena", 3),
+        pytest.param("stag_hunt_in_the_matrix_repeated", 2, marks=pytest.mark.slow),
+        pytest.param("rationalizable_in_the_matrix_arena", 3, marks=pytest.mark.slow),
         ("prisoners_dilemma_in_the_matrix_socialjax", 2),
     ],
 )

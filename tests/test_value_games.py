@@ -104,7 +104,7 @@ def test_consensus_in_one_step(name):
     np.testing.assert_allclose(found, 1.0)
 
 
-@pytest.mark.parametrize(("name", "size"), [("iql", 12), ("pqn", 12), ("pqn", 0)])
+@pytest.mark.parametrize(("name", "size"), [("iql", 12), pytest.param("pqn", 12, marks=pytest.mark.slow), ("pqn", 0)])
 def test_a_cue_is_remembered_with_a_gru_only(name, size):
     """Episodes of three steps in sequences of four: the memory is cleared inside and carried between."""
     fields = {"num_envs": 32, "num_steps": 4, "hidden_sizes": (12,), "recurrent_size": size, "learning_rate": 1e-2}
