@@ -22,12 +22,13 @@ they restart, or is a `Figure` for a peer that cannot be installed; `crowd`, if 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,7 @@ def _measured(
     sizes = tuple(batches) if batches else BATCHES + (ACCELERATOR_BATCHES if accelerator else ())
     bandwidth = copy_bandwidth() if accelerator else None
     record = _header(against, only, sizes, bandwidth)
-    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
-    # Compilation is measured, not the reading of a cache.
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
+    with uncached():
         for contest in contests:
             for batch in sizes:
                 row = compare(contest, batch, bandwidth=bandwidth)
@@ -133,9 +131,20 @@ def _measured(
                 record["rows"].append(row)
             if contest.crowd is not None:
                 record["crowds"].append({"name": contest.name, "compile_seconds": crowd_seconds(contest.crowd)})
+    return record
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Without the persistent cache: compilation is measured, not the reading of a cache."""
+    import jax
+
+    cached = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
-    return record
 
 
 def select(contests: Iterable[Contest], against: str, only: str | None) -> list[Contest]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from marl_bench.errors import UsageError
+from marl_bench.experiments.bench_envs import rate, uncached
 from marl_bench.naming import nearest
 
 UPDATES = 4
@@ -95,7 +96,8 @@ def main(against: str, only: str | None = None, out: Path | None = None) -> int:
     if not chosen:
         raise UsageError(f"--against {against} --only {only}: no contest is left (known: {', '.join(known)})")
     command = f"marl-bench bench learners --against {against}" + (f" --only {only}" if only else "")
-    rows = [_compare(contest) for contest in chosen]
+    with uncached():
+        rows = [_compare(contest) for contest in chosen]
     record = {"command": command, **_machine(), "contests": rows}
     print(_as_markdown(record))
     if out is not None:
@@ -105,8 +107,6 @@ def main(against: str, only: str | None = None, out: Path | None = None) -> int:
 
 def _compare(contest: Contest) -> dict[str, Any]:
     """A row of the record."""
-    from marl_bench.experiments.bench_envs import rate
-
     ours, theirs = _our_program(contest), _peer_program(contest)
     for program in (ours, theirs):
         rate(program.program, WINDOW_SECONDS)  # warm
