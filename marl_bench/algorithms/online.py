@@ -96,6 +96,14 @@ class OnlineLearner(Learner):
         for name in ("learning_rate", "max_grad_norm"):
             check_range(self, name, 0.0, open_low=True)
 
+    def _check_minibatches(self, minibatches: int) -> None:
+        rows, what = (self.num_envs, "num_envs") if self.recurrent_size else (self.update_steps, "num_envs * num_steps")
+        if rows % minibatches:
+            raise ValueError(
+                f"minibatches={minibatches}: must divide {what} = {rows} (fields of {self._kind}"
+                f"{'; with a GRU a sample is the sequence of one environment' if self.recurrent_size else ''})"
+            )
+
     # --- protocol --------------------------------------------------------------------------------
 
     @property

@@ -26,7 +26,7 @@ from marl_bench.algorithms.equations import AdamState, adamw_init, gae
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
 from marl_bench.algorithms.rollout import Steps, World
-from marl_bench.algorithms.shuffle import permutation
+from marl_bench.algorithms.shuffle import in_minibatches
 from marl_bench.environment import Environment, Observation, check_choice, check_integer, check_range, field
 from marl_bench.learner import TrainState
 
@@ -112,13 +112,7 @@ class PPO(OnlineLearner):
         for name in ("clip", "value_clip", "adam_epsilon"):
             check_range(self, name, 0.0, open_low=True)
         check_range(self, "anneal_steps", 1)
-        rows = self.num_envs if self.recurrent_size else self.update_steps
-        if rows % self.minibatches:
-            what = "num_envs" if self.recurrent_size else "num_envs * num_steps"
-            raise ValueError(
-                f"minibatches={self.minibatches}: must divide {what} = {rows} (fields of {self._kind}"
-                f"{'; with a GRU a sample is the sequence of one environment' if self.recurrent_size else ''})"
-            )
+        self._check_minibatches(self.minibatches)
 
     # --- networks --------------------------------------------------------------------------------
 
@@ -176,13 +170,8 @@ class PPO(OnlineLearner):
         """Next memories [N, H] and action distributions of N agents from views [N, ...]; `is_first`: []."""
         actor, count = params["actor"], view.shape[0]
         network = self.actor(view.shape[1:], count, 0)
-        flags = jnp.broadcast_to(is_first, (count,))
-
-        def one(params: Any, memory: Any, view: Any, mask: Any, is_first: Any, agent_id: Any) -> Any:
-            memory, output = network.apply(params, memory, view, is_first, agent_id)
-            return memory, self.policy(params, output, mask)
-
-        return slots.over_agents(one, params["slots"])(actor, memory, view, mask, flags, self.ids(count))
+        memory, output = slots.step(network, params["slots"], actor, memory, view, self.ids(count), is_first)
+        return memory, slots.over_agents(self.policy, params["slots"])(actor, output, mask)
 
     def act(
         self, params: Any, memory: Any, observation: Observation, key: jax.Array, greedy: bool = False
@@ -353,12 +342,10 @@ class PPO(OnlineLearner):
             )
             return (networks, opt_state), {**metrics, "gradient_norm": jnp.mean(norm)}
 
-        def epoch(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-            return jax.lax.scan(step, carry, permutation(key, count).reshape(self.minibatches, -1))
-
         networks = {name: state.params[name] for name in ("actor", "critic")}
-        keys = jax.random.split(key_epochs, self.epochs)
-        (networks, opt_state), learned = jax.lax.scan(epoch, (networks, state.opt_state), keys)
+        (networks, opt_state), learned = in_minibatches(
+            step, (networks, state.opt_state), key_epochs, count, self.epochs, self.minibatches
+        )
         state = dataclasses.replace(
             state,
             params={**state.params, **networks},

@@ -23,7 +23,7 @@ from marl_bench.algorithms import rollout
 from marl_bench.algorithms.equations import adamw_init
 from marl_bench.algorithms.rollout import World
 from marl_bench.algorithms.sequence_replay import Sequences
-from marl_bench.algorithms.shuffle import permutation
+from marl_bench.algorithms.shuffle import in_minibatches
 from marl_bench.algorithms.value_based import TEAM_REWARD_DOC, ValueLearner
 from marl_bench.environment import Environment, check_choice, check_integer, field
 from marl_bench.learner import TrainState
@@ -68,12 +68,7 @@ class PQN(ValueLearner):
         for name in ("epochs", "minibatches"):
             check_integer(self, name, 1)
         check_choice(self, "mixing", MIXING)
-        rows, what = (self.num_envs, "num_envs") if self.recurrent_size else (self.update_steps, "num_envs * num_steps")
-        if rows % self.minibatches:
-            raise ValueError(
-                f"minibatches={self.minibatches}: must divide {what} = {rows} (fields of {self._kind}"
-                f"{'; with a GRU a sample is the sequence of one environment' if self.recurrent_size else ''})"
-            )
+        self._check_minibatches(self.minibatches)
 
     @property
     def team(self) -> str | None:
@@ -136,12 +131,9 @@ class PQN(ValueLearner):
             networks, opt_state, norm = self.stepped(networks, gradient, opt_state, state.env_steps)
             return (networks, opt_state), {**learned, **norm}
 
-        def epoch(carry: Any, key: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
-            order = permutation(key, rows[1].shape[0])
-            return jax.lax.scan(step, carry, order.reshape(self.minibatches, -1))
-
-        keys = jax.random.split(key_epochs, self.epochs)
-        (networks, opt_state), learned = jax.lax.scan(epoch, (networks, state.opt_state), keys)
+        (networks, opt_state), learned = in_minibatches(
+            step, (networks, state.opt_state), key_epochs, rows[1].shape[0], self.epochs, self.minibatches
+        )
         state = dataclasses.replace(
             state,
             params={**state.params, **networks},

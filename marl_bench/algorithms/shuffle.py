@@ -8,6 +8,9 @@ for n <= 2^20 (and pairs are tested).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +35,26 @@ def permutation(key: jax.Array, size: int) -> jax.Array:
         return jnp.where(coin == 1, partner, index), None
 
     return jax.lax.scan(swapped, jnp.arange(size, dtype=jnp.uint32), bits)[0].astype(jnp.int32)
+
+
+def in_minibatches(
+    step: Callable[[Any, jax.Array], tuple[Any, Any]], carry: Any, key: jax.Array, size: int, epochs: int, minibatches: int
+) -> tuple[Any, Any]:
+    """Scan `step` over all parts of all passes, each pass in an order of its own.
+
+    Args:
+      step: (carry, rows [size / minibatches] int32) -> carry, outputs.
+      carry: pytree.
+      key: [] typed PRNG key.
+      size: rows in all. epochs: passes. minibatches: parts of a pass; divides `size`.
+    Returns:
+      carry, and outputs with leading axes [epochs, minibatches].
+    """
+
+    def epoch(carry: Any, key: jax.Array) -> tuple[Any, Any]:
+        return jax.lax.scan(step, carry, permutation(key, size).reshape(minibatches, -1))
+
+    return jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
 
 
 def _mixed(word: jax.Array) -> jax.Array:

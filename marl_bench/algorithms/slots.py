@@ -90,10 +90,7 @@ def step(
     is_first: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Memories [N, H] and outputs [N, K] of N agents after one step from memory [N, H] and views [N, ...]; `is_first`: []."""
-
-    def one(params: Any, memory: jax.Array, view: jax.Array, extra: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return network.apply(params, memory, view, is_first, extra)
-
+    one = lambda params, memory, view, extra: network.apply(params, memory, view, is_first, extra)  # noqa: E731
     return over_agents(one, agents)(params, memory, view, extra)
 
 
@@ -107,10 +104,7 @@ def unroll(
     is_first: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Memories [N, T, H] and outputs [N, T, K] of N agents from memory [N, H], views [N, T, ...] and `is_first` [T]."""
-
-    def one(params: Any, memory: jax.Array, view: jax.Array, extra: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return network.unroll(params, memory, view, is_first, extra)
-
+    one = lambda params, memory, view, extra: network.unroll(params, memory, view, is_first, extra)  # noqa: E731
     return over_agents(one, agents)(params, memory, view, extra)
 
 
