@@ -1,7 +1,7 @@
 """Sweeps: `SweepConfig`, what a user asked for, and `CellSpec`, one trained cell of it.
 
 A configuration is a flat mapping with the keys of the command line (`env`, `learner`, `env.FIELD`,
-`learner.FIELD`, `seeds`, `steps`, `log_every`), so one grammar serves tokens, experiment files, the
+`learner.FIELD`, `seeds`, `steps`, `log_every`, `evaluations`), so one grammar serves tokens, experiment files, the
 `config.yaml` of a run directory and the columns of its results.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from marl_bench import registry
+from marl_bench.absolute_metric import Evaluated
 from marl_bench.errors import UsageError
 from marl_bench.experiments import overrides
 from marl_bench.experiments.overrides import MAX_VALUES
@@ -60,6 +61,8 @@ class SweepConfig:
       seeds: distinct integers in 0 ... 2^32 - 1.
       steps: total environment steps of each cell; None for the learner's published number.
       log_every: environment steps between logged metrics; None for the runner's choice.
+      evaluations: evaluations during training, for the absolute metric (`marl_bench.absolute_metric`) and the social metrics;
+        None for the learner's own evaluation at the end only.
     """
 
     environment: str
@@ -69,11 +72,13 @@ class SweepConfig:
     seeds: list[int] = dataclasses.field(default_factory=lambda: [0])
     steps: int | None = None
     log_every: int | None = None
+    evaluations: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", overrides.parse_seeds(self.seeds))
         object.__setattr__(self, "steps", overrides.parse_count("steps", self.steps))
         object.__setattr__(self, "log_every", overrides.parse_count("log_every", self.log_every))
+        object.__setattr__(self, "evaluations", overrides.parse_count("evaluations", self.evaluations))
 
     @classmethod
     def from_tokens(cls, tokens: Sequence[str]) -> SweepConfig:
@@ -120,6 +125,7 @@ class SweepConfig:
             seeds=overrides.parse_seeds(mapping.get("seeds", [0])),
             steps=overrides.parse_count("steps", mapping.get("steps")),
             log_every=overrides.parse_count("log_every", mapping.get("log_every")),
+            evaluations=overrides.parse_count("evaluations", mapping.get("evaluations")),
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -132,7 +138,9 @@ class SweepConfig:
         given = {"env": self.environment_fields, "learner": self.learner_fields}
         for role, name in (("env", self.environment), ("learner", self.learner)):
             mapping.update({f"{role}.{field}": values for field, values in _resolved(role, name, given[role]).items()})
-        return {**mapping, "seeds": list(self.seeds), "steps": self.steps, "log_every": self.log_every}
+        mapping.update(seeds=list(self.seeds), steps=self.steps, log_every=self.log_every)
+        # Left out if not asked for: configurations from before it existed keep their digest.
+        return {**mapping, **({} if self.evaluations is None else {"evaluations": self.evaluations})}
 
     def to_yaml(self) -> str:
         """Text of `config.yaml`, which `from_yaml` reads back to an equal digest."""
@@ -291,11 +299,25 @@ def expand(config: SweepConfig) -> list[CellSpec]:
         base = {"env": config.environment, "learner": config.learner}
         base.update(scalar_fields(environment, "env"))
         for learner in learners:
-            _usage(learner.validate, environment)
             columns = {**base, **scalar_fields(learner, "learner")}
+            trained = learner if config.evaluations is None else _evaluated(learner, config)
+            _usage(trained.validate, environment)
             for seed in config.seeds:
-                cells.append(CellSpec(len(cells), prepared[seed], learner, seed, {**columns, "seed": seed}))
+                cells.append(CellSpec(len(cells), prepared[seed], trained, seed, {**columns, "seed": seed}))
     return cells
+
+
+def _evaluated(learner: Any, config: SweepConfig) -> Evaluated:
+    """`learner` with the evaluations of the sweep; refuses a number of them that does not divide the updates."""
+    from marl_bench.envs.social.metrics import SocialMetrics
+
+    count = config.evaluations or 1
+    updates = _usage(learner.num_updates, learner.default_steps if config.steps is None else config.steps)
+    if updates % count:
+        fitting = max(1, round(updates / count)) * count * learner.update_steps
+        raise UsageError(f"evaluations={count}: must divide the {updates} updates of a run; use steps={fitting}")
+    greedy = getattr(learner, "evaluation_greedy", True)
+    return Evaluated(learner, updates // count, greedy=greedy, observers=(SocialMetrics,))
 
 
 def build_environment(name: str, tokens: Sequence[str]) -> Any:

@@ -25,7 +25,7 @@ from marl_bench.naming import nearest
 MAX_VALUES = 1_000_000
 """Largest number of values that one override, or one sweep, may expand to."""
 
-KEYS = ("env", "learner", "seeds", "steps", "log_every")
+KEYS = ("env", "learner", "seeds", "steps", "log_every", "evaluations")
 """Keys of a configuration besides the dotted `env.FIELD` and `learner.FIELD`."""
 
 _MAX_TEXT = 1_000_000
@@ -335,7 +335,7 @@ def _seed_range(text: str, item: str, wanted: str) -> Iterable[int]:
 
 
 def parse_count(key: str, value: Any) -> int | None:
-    """Read `steps` or `log_every`: a positive integer, or none for the default.
+    """Read `steps`, `log_every` or `evaluations`: a positive integer, or none for the default.
 
     Raises:
       UsageError: for anything else.
