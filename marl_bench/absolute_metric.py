@@ -61,7 +61,7 @@ class Evaluated(Learner):
     learner: Any
     every: int = struct.field(pytree_node=False, default=1)
     episodes: int = struct.field(pytree_node=False, default=32)
-    final_episodes: int = struct.field(pytree_node=False, default=320)
+    final_episodes: int = struct.field(pytree_node=False, default=256)
     greedy: bool = struct.field(pytree_node=False, default=True)
     observers: tuple[type, ...] = struct.field(pytree_node=False, default=())
 

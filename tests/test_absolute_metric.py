@@ -155,6 +155,7 @@ def test_sweeps_ask_for_it():
     assert SweepConfig.from_mapping(asked.to_mapping()).digest() == asked.digest() != plain.digest()
     (cell,) = expand(asked)
     assert isinstance(cell.learner, Evaluated) and cell.learner.every == 2 and not cell.learner.greedy
+    assert (cell.learner.episodes, cell.learner.final_episodes) == (32, 256)
     with pytest.raises(UsageError, match=r"evaluations=4: must divide the 10 updates of a run; use steps=800"):
         expand(SweepConfig.from_tokens([*tokens, "evaluations=4"]))
     with pytest.raises(UsageError, match="never ends"):

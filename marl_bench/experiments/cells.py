@@ -316,8 +316,8 @@ def _evaluated(learner: Any, config: SweepConfig) -> Evaluated:
     if updates % count:
         fitting = max(1, round(updates / count)) * count * learner.update_steps
         raise UsageError(f"evaluations={count}: must divide the {updates} updates of a run; use steps={fitting}")
-    greedy = getattr(learner, "evaluation_greedy", True)
-    return Evaluated(learner, updates // count, greedy=greedy, observers=(SocialMetrics,))
+    greedy, episodes = getattr(learner, "evaluation_greedy", True), getattr(learner, "evaluation_episodes", 256)
+    return Evaluated(learner, updates // count, max(1, episodes // 8), episodes, greedy, (SocialMetrics,))
 
 
 def build_environment(name: str, tokens: Sequence[str]) -> Any:

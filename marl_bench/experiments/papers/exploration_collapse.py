@@ -7,23 +7,20 @@ of the paper could be read, so there is none to print beside ours: the claims ar
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from marl_bench.errors import UsageError
-from marl_bench.experiments.papers import collapse_claims, collapse_features, collapse_grid, collapse_report
+from marl_bench.experiments.papers import collapse_claims, collapse_features, collapse_grid, collapse_report, reporting
 from marl_bench.experiments.papers.collapse_claims import Results
 from marl_bench.experiments.papers.collapse_grid import SCALES, Run
 from marl_bench.experiments.sweep import run_sweep
 from marl_bench.naming import nearest
 from marl_bench.report.results import load_metrics, load_results
-from marl_bench.report.tables import Table
 from marl_bench.report.verdicts import Verdict, verdict_table
-from marl_bench.runtime.files import write_atomic
+
+_REMARK = "No absolute number of the paper could be read; its claims are relations, judged below."
 
 
 def reproduce(scale: str, out: Path | str, *, resume: bool = True, wandb: str = "offline") -> int:
@@ -65,7 +62,8 @@ def report(scale: str, folder: Path | str) -> list[Verdict]:
     verdicts = collapse_claims.all_verdicts(results, metrics, silhouettes)
     pictures = collapse_report.figures(results, metrics, silhouettes, folder / "figures")
     judged = verdict_table(verdicts, f"Claims at scale {scale}")
-    _write(folder, scale, found, judged, verdicts, pictures, _summaries(folder, runs))
+    trained = reporting.summaries(folder, [run.name for run in runs])
+    reporting.write(folder, "exploration_collapse", scale, found, judged, verdicts, pictures, trained, _REMARK)
     console = Console()
     for table in (*found.values(), judged):
         console.print(table.to_rich())
@@ -87,47 +85,3 @@ def _load(folder: Path, runs: list[Run]) -> tuple[Results, Results]:
             first += len(rows[-1])
         results[table], metrics[table] = (pd.concat(frames, ignore_index=True) for frames in (rows, curves))
     return results, metrics
-
-
-def _summaries(folder: Path, runs: list[Run]) -> dict[str, dict[str, Any]]:
-    return {run.name: json.loads((folder / "runs" / run.name / "summary.json").read_text()) for run in runs}
-
-
-def _write(
-    folder: Path,
-    scale: str,
-    found: dict[str, Table],
-    judged: Table,
-    verdicts: list[Verdict],
-    pictures: list[Path],
-    summaries: dict[str, dict[str, Any]],
-) -> None:
-    """Write Markdown and CSV tables, verdicts as JSON, and one Markdown report that holds them all."""
-    (folder / "tables").mkdir(parents=True, exist_ok=True)
-    for name, table in {**found, "verdicts": judged}.items():
-        write_atomic(folder / "tables" / f"{name}.md", table.to_markdown().encode())
-        write_atomic(folder / "tables" / f"{name}.csv", table.to_csv().encode())
-    write_atomic(folder / "verdicts.json", json.dumps([v.record() for v in verdicts], indent=2).encode())
-    first = next(iter(summaries.values()))
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-    lines = [
-        f"# exploration_collapse at scale {scale}",
-        "",
-        f"Command: `marl-bench reproduce exploration_collapse --scale {scale} --out DIR`, {time.strftime('%Y-%m-%d', time.gmtime())}.",
-        f"Devices: {len(first['devices'])} x {first['devices'][0]}. Versions: {versions}. Revision: {first['git_revision']}.",
-        "",
-        "| run | cells | steps a cell | compile s | run s | cell-steps/s |",
-        "|---|---|---|---|---|---|",
-        *(
-            f"| {name} | {s['cells']} | {s['env_steps_per_cell']} | {s['compile_seconds']:.0f} | {s['run_seconds']:.0f} | {s['cell_steps_per_second']} |"
-            for name, s in summaries.items()
-        ),
-        "",
-        "No absolute number of the paper could be read; its claims are relations, judged below. Seconds are those of the last "
-        "start of each run.",
-        "",
-        judged.to_markdown(),
-        *(f"\n![{path.stem}](figures/{path.name})" for path in pictures),
-        *(f"\n{table.to_markdown()}" for table in found.values()),
-    ]
-    write_atomic(folder / "report.md", ("\n".join(lines) + "\n").encode())
