@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from marl_bench.checks import episodes, outputs, randomness, structure, transforms
-from marl_bench.checks.probe import Probe, UnplayableError, describe
+from marl_bench.checks.probe import Probe, UnplayableError
+from marl_bench.checks.trees import describe
 from marl_bench.wrappers import AutoReset
 
 Check = Callable[[Probe], Iterator[str]]

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_bench.checks.probe import Probe, describe, same, to_host, usable_mask
+from marl_bench.checks.probe import Probe, usable_mask
 from marl_bench.checks.transforms import carry_changes
+from marl_bench.checks.trees import describe, same, to_host
 from marl_bench.environment import StepType
 from marl_bench.wrappers import AutoReset
 
@@ -51,7 +52,7 @@ def auto_reset_keeps_the_last_observation(probe: Probe) -> Iterator[str]:
     """`AutoReset` hands out the environment's own last observation, reward and discount, inside a scan."""
     if not probe.compiled:
         return
-    environment, wrapped = probe.environment, AutoReset(probe.environment)
+    wrapped = AutoReset(probe.environment)
     rng = np.random.default_rng(probe.seed)
     horizon = probe.horizon or 0
     span = max(_SCAN_STEPS, horizon + 2) if horizon < _LONGEST_SCAN else _SCAN_STEPS
@@ -59,13 +60,13 @@ def auto_reset_keeps_the_last_observation(probe: Probe) -> Iterator[str]:
 
     def advance(state: Any, joint: jax.Array) -> Any:
         following, timestep = wrapped.step(state, joint)
-        return following, (timestep, environment.step(state.inner, joint)[1])
+        return following, (timestep, state.inner)
 
     def play(key: jax.Array) -> Any:
         return jax.lax.scan(advance, wrapped.reset(key)[0], jnp.asarray(actions))[1]
 
     try:
-        got, alone = jax.jit(play)(probe.key(0))
+        got, states = jax.jit(play)(probe.key(0))
     except Exception as error:
         if any(carry_changes(probe)):
             return
@@ -74,9 +75,13 @@ def auto_reset_keeps_the_last_observation(probe: Probe) -> Iterator[str]:
             "same structure, shapes and dtypes from reset and step"
         )
         return
+    if not probe.repeatable:
+        return
+    state_at = jax.jit(lambda index: jax.tree.map(lambda leaf: leaf[index], states))
+    steps = [to_host(probe.run("step", state_at(index), joint)[1]) for index, joint in enumerate(actions)]
+    alone = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
     kept = (got.extras["final_observation"], got.reward, got.discount, got.step_type)
-    path = same(kept, (alone.observation, alone.reward, alone.discount, alone.step_type), exact=False)
-    if path is not None and probe.repeatable:
+    if same(kept, (alone.observation, alone.reward, alone.discount, alone.step_type), exact=False) is not None:
         yield (
             "step: under AutoReset the last observation, reward or discount is not the environment's own; make step a "
             "function of state and actions only"

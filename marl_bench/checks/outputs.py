@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from marl_bench.checks.probe import Probe, Record, leaves_by_path, usable_mask
+from marl_bench.checks.probe import Probe, Record, usable_mask
+from marl_bench.checks.trees import leaves_by_path
 from marl_bench.environment import StepType
 
 _REMEDY = {

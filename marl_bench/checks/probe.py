@@ -12,8 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from marl_bench.checks.trees import describe, is_numeric, same, snapshot, to_host
+
 LONGEST_WALK = 2000  # steps after which a declared horizon is no longer waited for (own choice: under a second)
 EAGER_STEPS = 3  # steps replayed without jit; each costs one dispatch an operation
+LANES = 3  # keys, or stacked environments, of a batch
 
 
 class UnplayableError(Exception):
@@ -56,55 +59,6 @@ class Walk:
     error: Exception | None
 
 
-def describe(error: BaseException) -> str:
-    """`Type: first line of the message`, short enough for a sentence."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
-
-
-def is_key(leaf: Any) -> bool:
-    """True for an array of typed PRNG keys."""
-    return jnp.issubdtype(getattr(leaf, "dtype", np.dtype(object)), jax.dtypes.prng_key)
-
-
-def to_host(tree: Any) -> Any:
-    """The tree with NumPy leaves; typed keys become their uint32 data."""
-    return jax.tree.map(lambda leaf: np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf), tree)
-
-
-def leaves_by_path(tree: Any) -> dict[str, Any]:
-    """Path (such as `.agents_view` or `['metrics']`) to leaf."""
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def is_numeric(leaf: Any) -> bool:
-    """True for what JAX can trace as an array: numbers, booleans, arrays of them, keys."""
-    if is_key(leaf):
-        return True
-    return not isinstance(leaf, (str, bytes)) and np.asarray(leaf).dtype.kind in "biufcV"
-
-
-def same(first: Any, second: Any, exact: bool) -> str | None:
-    """Path of the first leaf in which two trees differ, or None.
-
-    Floats are compared to 1e-4 relative and 1e-5 absolute unless `exact`: compilers reorder sums.
-    """
-    ours, theirs = leaves_by_path(to_host(first)), leaves_by_path(to_host(second))
-    for path in [*ours, *(path for path in theirs if path not in ours)]:
-        if path not in ours or path not in theirs or ours[path].shape != theirs[path].shape:
-            return path
-        a, b = ours[path], theirs[path]
-        close = a.dtype.kind == "f" and not exact
-        equal = np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) if close else _identical(a, b)
-        if not equal:
-            return path
-    return None
-
-
-def _identical(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc"))
-
-
 class Probe:
     """One environment under test, with everything that several checks need computed once.
 
@@ -125,6 +79,7 @@ class Probe:
         self._traces = {"reset": 0, "step": 0}
         self._runs: dict[str, Callable[..., Any]] = {}
         self._unplayable: UnplayableError | None = None
+        self._snapshots: list[dict[str, Any]] = []
 
     @property
     def environment(self) -> Any:
@@ -253,19 +208,28 @@ class Probe:
         """`EAGER_STEPS` joint actions that are legal along the plain play with `key(0)`."""
         return [record.actions for record in self.walk.records if record.actions is not None][:EAGER_STEPS]
 
-    def plain_play(self, environment: Any) -> list[tuple[Any, Any]]:
-        """(state, timestep) of a reset and a few steps of one episode, un-compiled, on the given copy."""
+    @functools.cached_property
+    def plays(self) -> list[list[tuple[Any, Any]]]:
+        """Two un-compiled plays with the same key and actions: (state, timestep) of a reset and a few steps each."""
+        return [self._plain_play(self.environment, snapshots) for snapshots in (self._snapshots, [])]
+
+    def _plain_play(self, environment: Any, snapshots: list[dict[str, Any]]) -> list[tuple[Any, Any]]:
+        """One episode's beginning on the given copy; its attributes before and after each call go to `snapshots`."""
+        snapshots.append(snapshot(environment))
         played = [environment.reset(self.key(0))]
+        snapshots.append(snapshot(environment))
         for actions in self.plain_actions:
             if int(played[-1][1].step_type) == 2:
                 break
             played.append(environment.step(played[-1][0], jnp.asarray(actions)))
+            snapshots.append(snapshot(environment))
         return played
 
-    @functools.cached_property
-    def plays(self) -> list[list[tuple[Any, Any]]]:
-        """Two un-compiled plays with the same key and actions."""
-        return [self.plain_play(self.environment) for _ in range(2)]
+    @property
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Attributes of the environment and its class before an un-compiled reset, after it, and after each step."""
+        _ = self.plays
+        return self._snapshots
 
     @functools.cached_property
     def jit_differences(self) -> dict[str, str]:
@@ -290,34 +254,86 @@ class Probe:
     # --- traces ----------------------------------------------------------------------------------
 
     @functools.cached_property
-    def jaxprs(self) -> dict[str, Any]:
-        """The traced program of each method that can be traced."""
-        programs = {}
-        record = self.walk.records[0]
-        for method, args in (("reset", (self.key(0),)), ("step", (record.state, self.plain_actions[0]))):
+    def programs(self) -> dict[str, Any]:
+        """The traced program (`jax.stages.Traced`) of each method that can be traced."""
+        programs: dict[str, Any] = {}
+        environment = self.environment
+        for method in ("reset", "step"):
+            args = (self.key(0),)
+            if method == "step":
+                before = programs["reset"].out_info if "reset" in programs else (self.walk.records[0].state,)
+                args = (before[0], jnp.asarray(self.plain_actions[0]))
             try:
-                programs[method] = jax.make_jaxpr(getattr(self.environment, method))(*args)
+                programs[method] = jax.jit(lambda *args, method=method: getattr(environment, method)(*args)).trace(
+                    *args
+                )
             except Exception as error:
                 self.failures.setdefault((method, "compiled"), error)
         return programs
 
-    @functools.cached_property
+    @property
     def avals(self) -> dict[str, Any]:
-        """(state, timestep) of each method that can be traced, as shapes, dtypes and weak types."""
-        shapes = {}
-        try:
-            shapes["reset"] = jax.eval_shape(self.environment.reset, self.key(0))
-            shapes["step"] = jax.eval_shape(
-                self.environment.step, shapes["reset"][0], jnp.asarray(self.plain_actions[0])
-            )
-        except Exception as error:
-            self.failures.setdefault(("reset" if not shapes else "step", "compiled"), error)
-        return shapes
+        """(state, timestep) of each method that can be traced after a traced reset: shapes, dtypes, weak types."""
+        found = {method: program.out_info for method, program in self.programs.items()}
+        return found if "reset" in found else {}
 
     def draws(self, method: str) -> set[str]:
         """Names of the primitives in the traced program of `method`, inner programs included."""
-        program = self.jaxprs.get(method)
-        return set(primitives(program.jaxpr)) if program is not None else set()
+        program = self.programs.get(method)
+        return set(primitives(program.jaxpr.jaxpr)) if program is not None else set()
+
+    # --- batches ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def swept(self) -> list[int]:
+        """Which of the leaves can be stacked."""
+        return [index for index, leaf in enumerate(self.leaves) if is_numeric(leaf)] if self.is_pytree else []
+
+    def stacked(self) -> list[jax.Array]:
+        """`LANES` equal values of each swept leaf."""
+        return jax.jit(lambda leaves: [jnp.stack([leaf] * LANES) for leaf in leaves])(
+            [self.leaves[index] for index in self.swept]
+        )
+
+    def play_with(self, values: list[Any], indices: list[int], key: jax.Array, actions: Any) -> Any:
+        """Results of a reset and of a step of the environment with other values of some leaves."""
+        leaves = list(self.leaves)
+        for index, value in zip(indices, values, strict=True):
+            leaves[index] = value
+        environment = self.rebuilt(leaves) if indices else self.environment
+        first = environment.reset(key)
+        return first, environment.step(first[0], actions)
+
+    @functools.cached_property
+    def lanes(self) -> tuple[jax.Array, np.ndarray, list[Any]]:
+        """`LANES` keys, legal joint actions after each, and what each key gives alone: results of reset and step."""
+        keys = [self.key(100 + lane) for lane in range(LANES)]
+        rng = np.random.default_rng(self.seed)
+        alone = []
+        for key in keys:
+            first = self.run("reset", key)
+            actions = self.sample(first[1], rng)
+            alone.append((actions, (first, self.run("step", first[0], actions))))
+        return jnp.stack(keys), np.stack([actions for actions, _ in alone]), [results for _, results in alone]
+
+    @functools.cached_property
+    def batches(self) -> bool:
+        """True if one program over both keys and stacked environments gives each lane what its key gives alone.
+
+        Then batches of either are right as well, so that only where it is False they are looked at one by one.
+        """
+        keys, actions, alone = self.lanes
+        try:
+            batch = jax.jit(jax.vmap(lambda values, *args: self.play_with(values, self.swept, *args)))(
+                self.stacked(), keys, actions
+            )
+        except Exception:
+            return False
+        host = to_host(batch)
+        return not self.repeatable or all(
+            same(jax.tree.map(lambda leaf, lane=lane: leaf[lane], host), results, exact=False) is None
+            for lane, results in enumerate(alone)
+        )
 
 
 def primitives(jaxpr: Any) -> Iterator[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_bench.checks.probe import Probe, describe, is_numeric, same
+from marl_bench.checks.probe import Probe
+from marl_bench.checks.trees import describe, is_numeric, same
 from marl_bench.environment import Environment
 
 _MEMBERS = [name for name in dir(Environment) if not name.startswith("_")]
@@ -65,41 +66,12 @@ def fields_are_leaves_or_static(probe: Probe) -> Iterator[str]:
             )
 
 
-def _snapshot(environment: Any) -> dict[str, Any]:
-    """Attribute name to something comparable, of the object and of its class; cached properties left out."""
-    kind = type(environment)
-    own = {
-        name: value
-        for name, value in getattr(environment, "__dict__", {}).items()
-        if not isinstance(getattr(kind, name, None), functools.cached_property)
-    }
-    shared = {
-        f"{kind.__name__}.{name}": value
-        for base in kind.__mro__[:-1]
-        for name, value in vars(base).items()
-        if not name.startswith("_") and not callable(value)
-    }
-    return {name: _fingerprint(value) for name, value in {**shared, **own}.items()}
-
-
-def _fingerprint(value: Any) -> Any:
-    leaves = jax.tree.leaves(value)
-    return [
-        (type(leaf).__name__, np.asarray(leaf).tobytes()) if isinstance(leaf, (np.ndarray, np.generic)) else repr(leaf)
-        for leaf in leaves
-    ]
-
-
 def leaves_itself_alone(probe: Probe) -> Iterator[str]:
     """`reset` and `step` change no attribute of the object or of its class."""
-    environment = probe.environment
-    before = _snapshot(environment)
-    state, _ = environment.reset(probe.key(0))
-    between = _snapshot(environment)
-    environment.step(state, jnp.asarray(probe.plain_actions[0]))
-    for method, first, second in (("reset", before, between), ("step", between, _snapshot(environment))):
+    for index, (first, second) in enumerate(pairwise(probe.snapshots)):
         for name in sorted(first.keys() | second.keys()):
             if first.get(name) != second.get(name):
+                method = "step" if index else "reset"
                 yield f"{method}: changes the attribute {name} of the environment; keep what changes in the state"
 
 
@@ -124,7 +96,7 @@ def picture_is_rgb(probe: Probe) -> Iterator[str]:
 def global_state_is_vector(probe: Probe) -> Iterator[str]:
     """`global_state`, if offered, returns finite float32 [S]."""
     try:
-        value = np.asarray(probe.environment.global_state(probe.walk.records[-1].state))
+        value = np.asarray(_fast(probe, probe.environment.global_state)(probe.walk.records[-1].state))
     except NotImplementedError:
         return
     except Exception as error:

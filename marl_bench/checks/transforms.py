@@ -7,11 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from marl_bench.checks.probe import Probe, describe, is_numeric, leaves_by_path, same
-
-_LANES = 3
+from marl_bench.checks.probe import Probe
+from marl_bench.checks.trees import describe, leaves_by_path, same, to_host
 
 
 def runs_under_jit(probe: Probe) -> Iterator[str]:
@@ -44,26 +42,16 @@ def _leaf(path: str) -> str:
 
 def vmaps_over_keys(probe: Probe) -> Iterator[str]:
     """A batch of keys gives each lane what its key gives alone."""
-    if not probe.compiled:
+    if not probe.compiled or probe.batches:
         return
-    environment = probe.environment
-    keys = jnp.stack([probe.key(100 + lane) for lane in range(_LANES)])
-    alone = [probe.run("reset", key) for key in keys]
-    rng = np.random.default_rng(probe.seed)
-    actions = np.stack([probe.sample(timestep, rng) for _, timestep in alone])
-
-    def play(key: jax.Array, actions: jax.Array) -> Any:
-        first = environment.reset(key)
-        return first, environment.step(first[0], actions)
-
+    keys, actions, alone = probe.lanes
     try:
-        batch = jax.jit(jax.vmap(play))(keys, actions)
+        batch = to_host(jax.jit(jax.vmap(lambda *args: probe.play_with([], [], *args)))(keys, actions))
     except Exception as error:
         probe.failures["reset, step", "batched"] = error
         yield f"reset, step: fail under jax.vmap over keys ({describe(error)}); use operations that can be batched"
         return
-    for lane in range(_LANES if probe.repeatable else 0):
-        both = (alone[lane], probe.run("step", alone[lane][0], actions[lane]))
+    for lane, both in enumerate(alone if probe.repeatable else []):
         path = same(jax.tree.map(lambda leaf, lane=lane: leaf[lane], batch), both, exact=False)
         if path is not None:
             method = "reset" if path.startswith("[0]") else "step"
@@ -76,24 +64,17 @@ def vmaps_over_keys(probe: Probe) -> Iterator[str]:
 
 def vmaps_over_environments(probe: Probe) -> Iterator[str]:
     """Stacked environments (other leaf values in each lane) run as one program."""
-    swept = [index for index, leaf in enumerate(probe.leaves) if is_numeric(leaf)]
-    if not probe.compiled or not probe.is_pytree or not swept:
+    if not probe.compiled or not probe.swept or probe.batches:
         return
-    actions = jnp.asarray(probe.plain_actions[0])
+    key, actions = probe.key(0), jnp.asarray(probe.plain_actions[0])
 
     def play(values: list[Any], indices: list[int]) -> Any:
-        leaves = list(probe.leaves)
-        for index, value in zip(indices, values, strict=True):
-            leaves[index] = value
-        environment = probe.rebuilt(leaves)
-        first = environment.reset(probe.key(0))
-        return first, environment.step(first[0], actions)
+        return probe.play_with(values, indices, key, actions)
 
-    stacked = [jnp.stack([jnp.asarray(probe.leaves[index])] * _LANES) for index in swept]
     try:
-        batch = jax.jit(jax.vmap(lambda values: play(values, swept)))(stacked)
+        batch = to_host(jax.jit(jax.vmap(lambda values: play(values, probe.swept)))(probe.stacked()))
     except Exception as error:
-        culprits = [name for index in swept if (name := _stuck(probe, play, index)) is not None]
+        culprits = [name for index in probe.swept if (name := _stuck(probe, play, index)) is not None]
         if not culprits and ("reset, step", "batched") in probe.failures:
             return
         who = f"field {', '.join(culprits)} is used as a Python value" if culprits else "some leaf cannot be traced"
@@ -102,7 +83,7 @@ def vmaps_over_environments(probe: Probe) -> Iterator[str]:
             "mark it static if it decides shapes"
         )
         return
-    first = probe.run("reset", probe.key(0))
+    first = probe.run("reset", key)
     path = same(jax.tree.map(lambda leaf: leaf[-1], batch), (first, probe.run("step", first[0], actions)), exact=False)
     if path is not None and probe.repeatable:
         yield f"reset, step: stacked environments give another {_leaf(path[3:])} than one alone; do not convert leaves"
