@@ -62,7 +62,6 @@ _FORAGING_PPO: dict[str, Any] = {"num_envs": 32, "num_steps": 50, "activation": 
 
 SEARCHES = {
     "foraging_ippo": Search("Foraging-8x8-2p-2f-coop-v3", "ippo", _FORAGING_PPO, _PPO_RANGES, 1_000_000, trials=8),
-    "foraging_mappo": Search("Foraging-8x8-2p-2f-coop-v3", "mappo", _FORAGING_PPO, _PPO_RANGES, 1_000_000, trials=8),
 }
 """Searches by name."""
 

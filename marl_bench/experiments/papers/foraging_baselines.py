@@ -1,7 +1,7 @@
 """Reproduction `foraging_baselines`: value and policy-gradient learners in level-based foraging (Papoudakis et al. 2021's tasks).
 
 Scores are the team's return: 1 when all food is eaten in time. `vdn` and `qmix` learn from the team's reward; `iql`, `ippo` and
-`mappo` from each agent's own, which sums to the same. Settings: `marl_bench.experiments.tune` (searches `foraging_...`, in the first
+`mappo` from each agent's own, which sums to the same. Settings: `marl_bench.experiments.tune` (search `foraging_ippo`, in the first
 of the tasks only) and docs/learners/vdn.md.
 """
 
@@ -29,31 +29,32 @@ VALUES = {
 """Of iql, vdn and qmix."""
 
 POLICY = {
-    "num_envs": 128,
+    "num_envs": 32,
     "num_steps": 50,
-    "hidden_sizes": (128, 128),
     "activation": "relu",
-    "minibatches": 4,
+    "learning_rate": 2.15e-3,
+    "entropy_coefficient": 2.45e-2,
+    "discount": 0.981,
+    "gae_lambda": 0.943,
 }
-"""Of ippo and mappo."""
+"""Of ippo and mappo: the best trial of the search `foraging_ippo`."""
 
 _SEEDS = {"smoke": 2, "reduced": 5, "paper": 10}
 _STEPS = {
-    "smoke": {"value": 20_000, "policy": 64_000, "others": 1.0},
-    "reduced": {"value": 800_000, "policy": 2_560_000, "others": 0.2},
-    "paper": {"value": 2_000_000, "policy": 20_000_000, "others": 1.0},
+    "smoke": {"value": (20_000, 0), "policy": (32_000, 0)},
+    "reduced": {"value": (480_000, 64_000), "policy": (1_024_000, 320_000)},
+    "paper": {"value": (2_000_000, 2_000_000), "policy": (20_000_000, 20_000_000)},
 }
-"""Environment steps of a seed, and the share of them that the other tasks get. `paper`: Papoudakis et al. 2021, section 5."""
+"""Environment steps of a seed in `MAIN` and in the other tasks. `paper`: Papoudakis et al. 2021."""
 
 
 def entries(scale: str) -> list[Entry]:
     """Four tasks (one at scale smoke), five learners."""
-    found, sizes = [], _STEPS[scale]
+    found = []
     for world in (MAIN, *(OTHERS if scale != "smoke" else ())):
-        share = 1.0 if world == MAIN else sizes["others"]
-        for learner in ("iql", "vdn", "qmix", "ippo", "mappo"):
+        for learner in ("ippo", "mappo", "vdn", "qmix", "iql"):
             value = learner in ("iql", "vdn", "qmix")
-            steps = int(share * sizes["value" if value else "policy"])
+            steps = _STEPS[scale]["value" if value else "policy"][world != MAIN]
             team = {"team_reward": "sum"} if learner in ("vdn", "qmix") else {}
             schedule = {"learning_rate_steps": steps, "anneal_steps": steps // 4} if value else {"anneal_steps": steps}
             settings = {**(VALUES if value else POLICY), **team, **schedule}
