@@ -55,6 +55,9 @@ def played_codes(steps: int):
     return env, world, np.asarray(codes(jnp.asarray(history, jnp.uint8)))
 
 
+windows = jax.jit(code_replay.windows, static_argnums=4)
+
+
 @pytest.mark.parametrize("n_step", [1, 3, 5, 8])
 @pytest.mark.parametrize("steps", [1, 4, 12, STEPS])
 def test_windows_equal_the_history(steps: int, n_step: int) -> None:
@@ -62,12 +65,23 @@ def test_windows_equal_the_history(steps: int, n_step: int) -> None:
     env, world, codes_at = played_codes(steps)
     newest, filled = steps - 1, min(steps, BUFFER)
     age, agent = (x.reshape(-1) for x in np.meshgrid(np.arange(filled), np.arange(env.num_agents)))
-    found = np.asarray(
-        code_replay.windows(world.replay, jnp.asarray(age), jnp.asarray(agent), jnp.int32(newest), n_step)
-    )
+    found = np.asarray(windows(world.replay, jnp.asarray(age), jnp.asarray(agent), jnp.int32(newest), n_step))
     for k in range(n_step + 1):
         time = np.minimum(newest - age + k, newest + 1)
         np.testing.assert_array_equal(found[k], codes_at[time, agent], err_msg=f"offset {k}")
+
+
+@jax.jit
+def loss_and_gradient(learner: DQN, env, world, network, target, newest, word):
+    """Of a batch drawn with `word` from the replay of the codes."""
+    batch = dqn_codes.sample(learner, env, world, None, newest, word)
+    return _on_batch(dqn_codes, learner, env, network, target, batch)
+
+
+def _on_batch(module, learner: DQN, env, network, target, batch):
+    goal = module.targets(learner, env, network, target, batch)
+    objective = lambda net, one, wanted: learner.loss(module.predictions(env, net, one), wanted)  # noqa: E731
+    return jax.vmap(jax.value_and_grad(objective))(network, batch, goal)
 
 
 @pytest.mark.parametrize("double", [True, False])
@@ -79,14 +93,7 @@ def test_loss_and_gradient_equal_the_float64_oracle(steps: int, double: bool) ->
     learner = DQN(buffer_steps=BUFFER, double=double, batch_size=64)
     network, target = (jax.tree.map(lambda x: 3 * x[None], init_mlp(jax.random.key(s), (5, 96, 2))) for s in (1, 2))
     word = jax.random.bits(jax.random.key(3), (2, 1, 64), jnp.uint32)
-    newest = jnp.int32(steps - 1)
-    batch = dqn_codes.sample(learner, env, world, None, newest, word)
-    goal = dqn_codes.targets(learner, env, network, target, batch)
-
-    def objective(net, one, wanted):
-        return learner.loss(dqn_codes.predictions(env, net, one), wanted)
-
-    loss, gradient = jax.vmap(jax.value_and_grad(objective))(network, batch, goal)
+    loss, gradient = loss_and_gradient(learner, env, world, network, target, jnp.int32(steps - 1), word)
 
     unit = np.asarray(word >> 8, np.float64) / 2**24
     filled = min(steps, BUFFER)
@@ -109,10 +116,10 @@ def test_replay_covers_exactly_the_last_100_steps() -> None:
     env, learner = NetworkDilemma(), DQN()
     world = dqn_codes.init(learner, env, jax.random.key(0))
     assert world.replay.num_steps == 100 and world.replay.ring.shape == (101, 900)
+    sample = jax.jit(lambda newest, word: dqn_codes.sample(learner, env, world, None, newest, word).discount)
     for newest, share in ((5, 2 / 6), (8, 5 / 9), (99, 0.96), (500, 0.96)):
         word = jax.random.bits(jax.random.key(newest), (2, 1, 200_000), jnp.uint32)
-        batch = dqn_codes.sample(learner, env, world, None, jnp.int32(newest), word)
-        long = np.asarray(batch.discount) < 0.98
+        long = np.asarray(sample(jnp.int32(newest), word)) < 0.98
         assert long.mean() == pytest.approx(share, abs=0.005)
     ages = np.unique((np.asarray(word[0] >> 8) / 2**24 * 100).astype(int))
     assert ages.min() == 0 and ages.max() == 99
@@ -186,21 +193,17 @@ def test_groups_partition_the_agents_and_use_their_own_network(sharing: str) -> 
     word = jax.random.bits(jax.random.key(1), (2, len(members), 8), jnp.uint32)
     env_state, _ = env.reset(jax.random.key(2))
     code = env.observation_code(env_state)
-    tables = dqn_codes.q_tables(env, state.params["network"], jnp.zeros(0))
-    actions = dqn_codes.choose_actions(
-        jax.nn.softmax(tables * 1e5), code, state.params["group"], word[0].reshape(-1)[:16]
-    )
-    expected = [
-        int(
-            jnp.argmax(
-                mlp(
-                    jax.tree.map(lambda leaf, g=g: leaf[g], state.params["network"]),
-                    jnp.asarray(env.code_observations()[c]),
-                )
-            )
-        )
-        for g, c in zip(group, np.asarray(code), strict=True)
-    ]
+
+    @jax.jit
+    def greedy(network, group, code, word):
+        tables = dqn_codes.q_tables(env, network, jnp.zeros(0))
+        return dqn_codes.choose_actions(jax.nn.softmax(tables * 1e5), code, group, word)
+
+    actions = greedy(state.params["network"], state.params["group"], code, word[0].reshape(-1)[:16])
+    values = jax.jit(mlp)
+    networks = [jax.tree.map(lambda leaf, g=g: np.asarray(leaf)[g], state.params["network"]) for g in group]
+    views = env.code_observations()[np.asarray(code)]
+    expected = [int(np.argmax(values(*pair))) for pair in zip(networks, views, strict=True)]
     np.testing.assert_array_equal(actions, expected)
     # Every group's network moves, and no two groups move alike: each has its own data and gradient.
     after, update = state, jax.jit(learner.update)
@@ -252,19 +255,30 @@ def test_codes_and_transitions_learn_the_same_from_the_same_data(observe: str) -
     start = codes.env_state  # both begin with the same joint action
     inner = jax.tree.map(lambda leaf: leaf[None], start)
     generic = generic.replace(env_state=generic.env_state.replace(inner=inner), view=_first_view(learner, env, start))
+
+    @jax.jit
+    def collect(codes, generic, time, word):
+        policy = dqn_codes.policy(env, network)
+        codes, one = dqn_codes.collect(learner, env, codes, policy, None, time, word)
+        generic, other = dqn_transitions.collect(learner, env, generic, network, None, time, word)
+        return codes, generic, one["cooperation_rate"], other["cooperation_rate"]
+
     for time in range(11):
         word = jax.random.bits(jax.random.key(time), (16,), jnp.uint32)
-        codes, a = dqn_codes.collect(learner, env, codes, dqn_codes.policy(env, network), None, jnp.int32(time), word)
-        generic, b = dqn_transitions.collect(learner, env, generic, network, None, jnp.int32(time), word)
-        assert float(a["cooperation_rate"]) == float(b["cooperation_rate"])
+        codes, generic, one, other = collect(codes, generic, jnp.int32(time), word)
+        assert float(one) == float(other)
     word = jax.random.bits(jax.random.key(99), (2, 1, 32), jnp.uint32)
-    results = []
-    for module, world in ((dqn_codes, codes), (dqn_transitions, generic)):
-        batch = module.sample(learner, env, world, None, jnp.int32(10), word)
-        goal = module.targets(learner, env, network, target, batch)
-        objective = lambda net, one, wanted, m=module: learner.loss(m.predictions(env, net, one), wanted)  # noqa: E731
-        results.append(jax.vmap(jax.value_and_grad(objective))(network, batch, goal))
-    for x, y in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+
+    @jax.jit
+    def results(codes, generic):
+        pairs = ((dqn_codes, codes), (dqn_transitions, generic))
+        batches = [module.sample(learner, env, world, None, jnp.int32(10), word) for module, world in pairs]
+        return [
+            _on_batch(module, learner, env, network, target, batch)
+            for (module, _), batch in zip(pairs, batches, strict=True)
+        ]
+
+    for x, y in zip(*map(jax.tree.leaves, results(codes, generic)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-6)
 
 
