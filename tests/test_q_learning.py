@@ -227,14 +227,15 @@ def test_the_training_path_repeats_the_acting_path(played):
     learner, env, batch = played.learner, played.env, played.batch
     assert np.asarray(batch.is_last)[:, :-1].any() and np.asarray(batch.is_first)[:, 1:].any()
     np.testing.assert_array_equal(batch.memory, played.before)
-    memories, q = jax.jit(jax.vmap(lambda s: learner.unrolled(played.params, env, s)))(batch)
-    np.testing.assert_array_equal(value_based.best_action(q, jnp.ones(q.shape, bool)), batch.action)
-    np.testing.assert_allclose(memories[:, :, -1], played.world.memory, atol=1e-5)
+    memories, q = jax.jit(lambda s: learner.unrolled(played.params, env, s))(batch)
+    actions = jnp.swapaxes(batch.action, 0, 1)
+    np.testing.assert_array_equal(value_based.best_action(q, jnp.ones(q.shape, bool)), actions)
+    np.testing.assert_allclose(memories[-1], played.world.memory, atol=1e-5)
     act = jax.jit(jax.vmap(learner.action_values, (None, 0, 0, 0)))
     memory = batch.memory
     for t in range(LENGTH):
         memory, values = act(played.params, memory, batch.view[:, t], batch.is_first[:, t])
-        np.testing.assert_allclose(values, q[:, t], atol=1e-5)
+        np.testing.assert_allclose(values, q[t], atol=1e-5)
 
 
 def test_one_successor_is_enough_where_episodes_end_with_sequences(monkeypatch):

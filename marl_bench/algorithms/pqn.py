@@ -92,21 +92,20 @@ class PQN(ValueLearner):
     def fresh_targets(self, networks: Any, env: Environment, batch: Sequences) -> jax.Array:
         """[B, T, J] targets of sequences [B, T, ...] from the network that is being learned."""
 
-        def of_sequence(sequence: Sequences) -> jax.Array:
-            following = self.successor_values(networks, env, sequence, *self.unrolled(networks, env, sequence))
+        def of_sequence(sequence: Sequences, following: jax.Array) -> jax.Array:
             return self.targets(networks, sequence, following, following)
 
-        return jax.vmap(of_sequence)(batch)
+        return jax.vmap(of_sequence, (0, 1))(batch, self.valued(networks, env, batch)[1])
 
     def loss(
         self, networks: Any, env: Environment, batch: Sequences, target: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean of (Q - y)^2 over rows [R, T', ...] with targets y [R, T', J], and scalars to log."""
 
-        def of_row(row: Sequences) -> jax.Array:
-            return self.chosen(networks, row, self.unrolled(networks, env, row)[1])
+        def of_row(row: Sequences, q: jax.Array) -> jax.Array:
+            return self.chosen(networks, row, q)
 
-        return self.squared_error(env, jax.vmap(of_row)(batch), target)
+        return self.squared_error(env, jax.vmap(of_row, (0, 1))(batch, self.unrolled(networks, env, batch)[1]), target)
 
     def rows(self, batch: Sequences, target: jax.Array) -> tuple[Sequences, jax.Array]:
         """Samples of the loss from [B, T, ...]: the sequences, or without a GRU their steps as sequences of one [B T, 1, ...]."""

@@ -110,14 +110,14 @@ class QLearning(ValueLearner):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean of (Q - y)^2 over sequences [R, ...], and scalars to log; y does not carry a gradient."""
 
-        def of_sequence(sequence: Sequences) -> tuple[jax.Array, jax.Array]:
-            memories, q = self.unrolled(networks, env, sequence)
-            valuing = self.successor_values(target, env, sequence, *self.unrolled(target, env, sequence))
-            choosing = self.successor_values(networks, env, sequence, memories, q) if self.double else valuing
-            y = self.targets(target, sequence, jax.lax.stop_gradient(choosing), valuing)
-            return self.chosen(networks, sequence, q), y
+        q, choosing = self.valued(networks, env, batch)
+        _, valuing = self.valued(target, env, batch)
+        choosing = jax.lax.stop_gradient(choosing) if self.double else valuing
 
-        return self.squared_error(env, *jax.vmap(of_sequence)(batch))
+        def of_sequence(sequence: Sequences, q: jax.Array, *following: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.chosen(networks, sequence, q), self.targets(target, sequence, *following)
+
+        return self.squared_error(env, *jax.vmap(of_sequence, (0, 1, 1, 1))(batch, q, choosing, valuing))
 
     def update(self, state: QState, source: Environment) -> tuple[QState, dict[str, jax.Array]]:
         """One iteration; see the module's docstring."""

@@ -108,6 +108,36 @@ def unroll(
     return over_agents(one, agents)(params, memory, view, extra)
 
 
+def unroll_rows(
+    network: Network,
+    agents: tuple[int, ...],
+    params: Any,
+    memory: jax.Array,
+    view: jax.Array,
+    extra: jax.Array,
+    is_first: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """Many sequences, time in front, as one batch: what `unroll` does under `vmap`, with a faster gradient.
+
+    Args:
+      memory: [R, N, H]. view: [T, R, N, ...]. extra: [N, E]. is_first: [T, R].
+    Returns:
+      memories: [T, R, N, H] after each step, and outputs: [T, R, N, K].
+    """
+    shape = view.shape[:3]
+    extra = jnp.broadcast_to(extra, (*shape, extra.shape[-1]))
+    if jax.tree.leaves(params)[0].shape[0] > 1:
+        one = lambda params, memory, view, extra: network.unroll(params, memory[0], view, is_first, extra)  # noqa: E731
+        return over_agents(one, agents, axis=2)(params, memory[None], view, extra)
+    # Agents and rows are one axis: with two of them XLA transposes in every gradient of a weight.
+    size = shape[1] * shape[2]
+    view, extra = (leaf.reshape(shape[0], size, *leaf.shape[3:]) for leaf in (view, extra))
+    one = jax.tree.map(lambda leaf: leaf[0], params)
+    flags = jnp.repeat(is_first, shape[2], axis=1)
+    found = network.unroll(one, memory.reshape(size, memory.shape[-1]), view, flags, extra)
+    return jax.tree.map(lambda leaf: leaf.reshape(*shape, leaf.shape[-1]), found)
+
+
 def over_time(ids: jax.Array, num_steps: int) -> jax.Array:
     """[N, T, E] from [N, E]."""
     return jnp.broadcast_to(ids[:, None], (ids.shape[0], num_steps, ids.shape[1]))

@@ -166,28 +166,35 @@ class ValueLearner(OnlineLearner):
         del networks, state
         return values if self.team is None else jnp.sum(values, axis=-1, keepdims=True)
 
-    def unrolled(self, networks: Any, env: Environment, sequence: Sequences) -> tuple[jax.Array, jax.Array]:
-        """Memories [N, T, H] after each step of one sequence and action values [T, N, A] of its views."""
-        network = self.network(env.observation_shape, env.num_agents, env.num_actions)
-        ids, views = slots.over_time(self.ids(env.num_agents), self.length(sequence)), jnp.swapaxes(sequence.view, 0, 1)
-        memories, q = slots.unroll(
-            network, self.slots(env), networks["q"], sequence.memory, views, ids, sequence.is_first
-        )
-        return memories, jnp.swapaxes(q, 0, 1)
+    def unrolled(
+        self, networks: Any, env: Environment, batch: Sequences, beyond: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Memories [T, R, N, H] after each step and action values [T, R, N, A] of the views of sequences [R, T, ...].
 
-    def successor_values(
-        self, networks: Any, env: Environment, sequence: Sequences, memories: jax.Array, q: jax.Array
-    ) -> jax.Array:
-        """[T, N, A] action values of the true successors of one sequence's steps, given what `unrolled` returned."""
+        Args:
+          beyond: [R, 1, N, ...] views of one step more, in the same episode; T is then one more.
+        """
+        network = self.network(env.observation_shape, env.num_agents, env.num_actions)
+        view, is_first = batch.view, batch.is_first
+        if beyond is not None:
+            view = jnp.concatenate([view, beyond], axis=1)
+            is_first = jnp.pad(is_first, ((0, 0), (0, 1)))
+        by_time = jnp.swapaxes(view, 0, 1), self.ids(env.num_agents), jnp.swapaxes(is_first, 0, 1)
+        return slots.unroll_rows(network, self.slots(env), networks["q"], batch.memory, *by_time)
+
+    def valued(self, networks: Any, env: Environment, batch: Sequences) -> tuple[jax.Array, jax.Array]:
+        """Action values [T, R, N, A] of the views and of the true successors of sequences [R, T, ...]."""
+        assert batch.next_view is not None
+        if batch.next_view.shape[1] == 1:
+            _, q = self.unrolled(networks, env, batch, batch.next_view)
+            return q[:-1], q[1:]
         network, ids = self.network(env.observation_shape, env.num_agents, env.num_actions), self.ids(env.num_agents)
-        assert sequence.next_view is not None
-        kept, going_on = sequence.next_view.shape[0], jnp.bool_(False)
+        memories, q = self.unrolled(networks, env, batch)
 
         def one(memory: jax.Array, view: jax.Array) -> jax.Array:
-            return slots.step(network, self.slots(env), networks["q"], memory, view, ids, going_on)[1]
+            return slots.step(network, self.slots(env), networks["q"], memory, view, ids, jnp.bool_(False))[1]
 
-        after = jax.vmap(one)(jnp.swapaxes(memories[:, -kept:], 0, 1), sequence.next_view)
-        return after if kept == self.length(sequence) else jnp.concatenate([q[1:], after])
+        return q, jax.vmap(jax.vmap(one))(memories, jnp.swapaxes(batch.next_view, 0, 1))
 
     @staticmethod
     def length(sequence: Sequences) -> int:
