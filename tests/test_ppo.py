@@ -82,7 +82,7 @@ def test_loss_equals_its_formula(run):
     old = {name: np.asarray(leaf, np.float64) for name, leaf in moved.items()}
     advantage = old["advantage"]
     if learner.advantages != "none":
-        axes = (0, 2) if learner.advantages == "agent" else (0, 1, 2)
+        axes = (0, 1) if learner.advantages == "agent" else (0, 1, 2)
         advantage = (advantage - advantage.mean(axes, keepdims=True)) / (advantage.std(axes, keepdims=True) + 1e-8)
     ratio = np.exp(log_prob - old["log_prob"])
     policy = -np.minimum(ratio * advantage, np.clip(ratio, 0.8, 1.2) * advantage)
@@ -90,7 +90,7 @@ def test_loss_equals_its_formula(run):
     if learner.value_clip is not None:
         near = old["value"] + np.clip(value - old["value"], -0.2, 0.2)
         error = np.maximum(error, (near - old["target"]) ** 2)
-    by_agent = (policy + 0.5 * 0.5 * error - 0.01 * entropy).mean((0, 2))
+    by_agent = (policy + 0.5 * 0.5 * error - 0.01 * entropy).mean((0, 1))
     agents = np.asarray(learner.slots(run.env))
     expected = sum(by_agent[agents == slot].mean() for slot in set(agents.tolist()))
     assert loss == pytest.approx(expected, abs=1e-5)
@@ -107,7 +107,7 @@ def test_every_parameter_learns(run):
 def test_a_slot_learns_as_if_alone(run):
     """What the last agent did changes the gradient of its own slot and of no other."""
     agents = run.learner.slots(run.env)
-    silenced = run.batch.replace(advantage=run.batch.advantage.at[:, 2].set(0))
+    silenced = run.batch.replace(advantage=run.batch.advantage.at[:, :, 2].set(0))
     gradient, other = (run.gradient(run.networks, batch)["actor"] for batch in (run.batch, silenced))
     for mine, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(other), strict=True):
         assert np.abs(mine[agents[2]] - theirs[agents[2]]).max() > 0

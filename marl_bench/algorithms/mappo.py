@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import slots
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import require_global_state
 from marl_bench.algorithms.ppo import PPO
@@ -44,5 +43,5 @@ class MAPPO(PPO):
     def critic_inputs(self, view: jax.Array, state: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The state for every agent, and the ids."""
         assert state is not None
-        count, num_steps = view.shape[:2]
-        return jnp.broadcast_to(state, (count, *state.shape)), slots.over_time(jnp.eye(count), num_steps)
+        count = view.shape[2]
+        return jnp.repeat(state[:, :, None], count, axis=2), jnp.eye(count)

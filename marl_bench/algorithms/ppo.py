@@ -52,13 +52,13 @@ class PPOState(TrainState):
 
 @struct.dataclass
 class Batch:
-    """Samples with leaves [R, N, T', ...]: R rows of N agents, T' steps each (1 without a memory).
+    """Samples with leaves [T', R, N, ...]: R rows of N agents, T' steps each (1 without a memory).
 
     Attributes:
       view, mask, action, log_prob, advantage, value, target: of each step and agent.
-      is_first: [R, T'] bool.
-      state: [R, T', S] global state, or None.
-      memory: [R, N, 2, H] memories of actor and critic before the first step.
+      is_first: [T', R] bool.
+      state: [T', R, S] global state, or None.
+      memory: [1, R, N, 2, H] memories of actor and critic before the first step.
     """
 
     view: jax.Array
@@ -130,9 +130,9 @@ class PPO(OnlineLearner):
         return self.network(env.observation_shape, env.num_agents, 1)
 
     def critic_inputs(self, view: jax.Array, state: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """What the critic reads and appends, agents first, from views [N, T, ...] and states [T, S]."""
+        """What the critic reads [T, R, N, ...] and appends [N, E], from views [T, R, N, ...] and states [T, R, S]."""
         del state
-        return view, slots.over_time(self.ids(view.shape[0]), view.shape[1])
+        return view, self.ids(view.shape[2])
 
     @staticmethod
     def policy(params: Any, output: jax.Array, mask: jax.Array) -> Categorical | Normal:
@@ -215,19 +215,17 @@ class PPO(OnlineLearner):
           memory: [B, N, H] after the last step; value [T, B, N] of each view; next_value [T, B, N] of each successor.
         """
         network, agents = self.critic(env), self.slots(env)
+        read = self.critic_inputs(steps.view, steps.state)
+        memories, value = slots.unroll_rows(network, agents, params, memory, *read, steps.is_first)
 
-        def successor(params: Any, memories: jax.Array, view: jax.Array, extra: jax.Array) -> jax.Array:
-            one = lambda m, v, e: network.apply(params, m, v, jnp.bool_(False), e)[1][0]  # noqa: E731
-            return jax.vmap(one)(memories, view, extra)
+        def rows(leaf: jax.Array) -> jax.Array:
+            return leaf.reshape(1, self.update_steps, *leaf.shape[2:])
 
-        def of_environment(memory: jax.Array, steps: Steps) -> tuple[jax.Array, jax.Array, jax.Array]:
-            read = self.critic_inputs(jnp.swapaxes(steps.view, 0, 1), steps.state)
-            memories, value = slots.unroll(network, agents, params, memory, *read, steps.is_first)
-            read = self.critic_inputs(jnp.swapaxes(steps.next_view, 0, 1), steps.next_state)
-            following = slots.over_agents(successor, agents)(params, memories, *read)
-            return memories[:, -1], value[..., 0].T, following.T
-
-        return jax.vmap(of_environment, (0, 1), (0, 1, 1))(memory, steps)
+        state = None if steps.next_state is None else rows(steps.next_state)
+        read = self.critic_inputs(rows(steps.next_view), state)
+        within = jnp.zeros((1, self.update_steps), bool)
+        _, following = slots.unroll_rows(network, agents, params, rows(memories)[0], *read, within)
+        return memories[-1], value[..., 0], following.reshape(value.shape[:-1])
 
     def advantages_of(
         self, state: PPOState, source: Environment, steps: Steps
@@ -242,20 +240,17 @@ class PPO(OnlineLearner):
         return memory, value, advantage, advantage + value
 
     def predictions(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Log probability of the actions, entropy, and value in the critic's units, [R, N, T'] each."""
-        agents = self.slots(env)
-        policy_network = self.actor(env.observation_shape, env.num_agents, action_size(env))
-
-        def of_row(row: Batch) -> tuple[jax.Array, jax.Array, jax.Array]:
-            flags, ids = row.is_first, slots.over_time(self.ids(env.num_agents), row.is_first.shape[0])
-            actor = networks["actor"]
-            _, output = slots.unroll(policy_network, agents, actor, row.memory[:, 0], row.view, ids, flags)
-            policy = slots.over_agents(self.policy, agents)(actor, output, row.mask)
-            read = self.critic_inputs(row.view, row.state)
-            _, value = slots.unroll(self.critic(env), agents, networks["critic"], row.memory[:, 1], *read, flags)
-            return policy.log_prob(row.action), policy.entropy(), value[..., 0]
-
-        return jax.vmap(of_row)(batch)
+        """Log probability of the actions, entropy, and value in the critic's units, [T', R, N] each."""
+        agents, actor, memory = self.slots(env), networks["actor"], batch.memory[0]
+        network = self.actor(env.observation_shape, env.num_agents, action_size(env))
+        read = (batch.view, self.ids(env.num_agents))
+        _, output = slots.unroll_rows(network, agents, actor, memory[:, :, 0], *read, batch.is_first)
+        policy = slots.over_agents(self.policy, agents, 2)(actor, output, batch.mask)
+        read = self.critic_inputs(batch.view, batch.state)
+        _, value = slots.unroll_rows(
+            self.critic(env), agents, networks["critic"], memory[:, :, 1], *read, batch.is_first
+        )
+        return policy.log_prob(batch.action), policy.entropy(), value[..., 0]
 
     def loss(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Sum over slots of the mean loss of each slot's samples, and scalars to log (means over all samples).
@@ -279,7 +274,7 @@ class PPO(OnlineLearner):
             "kl": ratio - 1.0 - (log_prob - batch.log_prob),
             "clipped": (jnp.abs(ratio - 1.0) > self.clip) * 1.0,
         }
-        by_agent = {name: jnp.mean(part, (0, 2)) for name, part in parts.items()}
+        by_agent = {name: jnp.mean(part, (0, 1)) for name, part in parts.items()}
         total = by_agent["policy_loss"] + self.value_coefficient * by_agent["value_loss"]
         total = total - self.entropy_coefficient * by_agent["entropy"]
         return jnp.sum(slots.weights(self.slots(env)) * total), jax.tree.map(jnp.mean, by_agent)
@@ -287,7 +282,7 @@ class PPO(OnlineLearner):
     def _normalized(self, advantage: jax.Array) -> jax.Array:
         if self.advantages == "none":
             return advantage
-        axes = (0, 2) if self.advantages == "agent" else (0, 1, 2)
+        axes = (0, 1) if self.advantages == "agent" else (0, 1, 2)
         centred = advantage - jnp.mean(advantage, axes, keepdims=True)
         return centred / (jnp.std(advantage, axes, keepdims=True) + 1e-8)
 
@@ -296,26 +291,21 @@ class PPO(OnlineLearner):
         sequences = self.recurrent_size > 0
 
         def row(leaf: jax.Array) -> jax.Array:
-            if sequences:
-                return jnp.moveaxis(leaf, 0, 2)
-            return leaf.reshape(self.update_steps, leaf.shape[2], 1, *leaf.shape[3:])
-
-        def row_of_all(leaf: jax.Array) -> jax.Array:
-            return jnp.moveaxis(leaf, 0, 1) if sequences else leaf.reshape(self.update_steps, 1, *leaf.shape[2:])
+            return leaf if sequences else leaf.reshape(1, self.update_steps, *leaf.shape[2:])
 
         memory = jnp.stack([state.world.memory, state.critic_memory], axis=2)
         count = self.num_envs if sequences else self.update_steps
         return Batch(
             view=row(steps.view),
             mask=row(steps.mask),
-            state=None if steps.state is None else row_of_all(steps.state),
-            is_first=row_of_all(steps.is_first),
+            state=None if steps.state is None else row(steps.state),
+            is_first=row(steps.is_first),
             action=row(steps.action),
             log_prob=row(steps.extra),
             advantage=row(advantage),
             value=row(value),
             target=row(target),
-            memory=memory if sequences else jnp.zeros((count, *memory.shape[1:])),
+            memory=memory[None] if sequences else jnp.zeros((1, count, *memory.shape[1:])),
         )
 
     def update(self, state: PPOState, source: Environment) -> tuple[PPOState, dict[str, jax.Array]]:
@@ -328,14 +318,14 @@ class PPO(OnlineLearner):
             value_stats = value_units.updated(value_stats, target)
             value, target = (value_units.normalized(x, value_stats) for x in (value, target))
         batch = self.rows(state, steps, value, advantage, target)
-        count = batch.view.shape[0]
+        count = batch.view.shape[1]
         learning_rate = self.learning_rate
         if self.anneal_steps is not None:
             learning_rate *= jnp.maximum(0.0, 1.0 - state.env_steps / self.anneal_steps)
 
         def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             networks, opt_state = carry
-            part = jax.tree.map(lambda leaf: leaf[index], batch)
+            part = jax.tree.map(lambda leaf: leaf[:, index], batch)
             gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, source, part)
             networks, opt_state, norm = slots.adam_step(
                 networks, gradient, opt_state, learning_rate, self.max_grad_norm, self.adam_epsilon
