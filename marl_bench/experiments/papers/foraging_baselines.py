@@ -42,7 +42,7 @@ POLICY = {
 _SEEDS = {"smoke": 2, "reduced": 5, "paper": 10}
 _STEPS = {
     "smoke": {"value": (20_000, 0), "policy": (32_000, 0)},
-    "reduced": {"value": (480_000, 64_000), "policy": (1_024_000, 320_000)},
+    "reduced": {"value": (480_000, 64_000), "policy": (320_000, 320_000)},
     "paper": {"value": (2_000_000, 2_000_000), "policy": (20_000_000, 20_000_000)},
 }
 """Environment steps of a seed in `MAIN` and in the other tasks. `paper`: Papoudakis et al. 2021."""
