@@ -327,11 +327,11 @@ def _scores(study: Study, entries: Sequence[Entry], results: Results, runs: Mapp
 
 
 def _pooled(study: Study, results: Results) -> Table:
-    """Learners over all worlds that every one of them was trained in."""
-    labels = list(dict.fromkeys(label for _, label in results))
-    worlds = [w for w in dict.fromkeys(world for world, _ in results) if all((w, label) in results for label in labels)]
+    """Learners that were trained in every world, over all of them."""
+    worlds = list(dict.fromkeys(world for world, _ in results))
+    labels = dict.fromkeys(label for _, label in results if all((world, label) in results for world in worlds))
     rows = []
-    for label in labels if worlds else ():
+    for label in labels:
         scores = [results[world, label]["score"].to_numpy(np.float64) for world in worlds]
         intervals = [stratified_bootstrap_interval(scores, statistic) for statistic in (np.mean, iqm)]
         rows.append((label, *intervals, len(worlds), min(map(len, scores))))

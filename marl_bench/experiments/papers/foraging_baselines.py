@@ -42,19 +42,21 @@ POLICY = {
 _SEEDS = {"smoke": 2, "reduced": 5, "paper": 10}
 _STEPS = {
     "smoke": {"value": (20_000, 0), "policy": (32_000, 0)},
-    "reduced": {"value": (480_000, 64_000), "policy": (320_000, 320_000)},
+    "reduced": {"value": (480_000, 0), "policy": (320_000, 320_000)},
     "paper": {"value": (2_000_000, 2_000_000), "policy": (20_000_000, 20_000_000)},
 }
-"""Environment steps of a seed in `MAIN` and in the other tasks. `paper`: Papoudakis et al. 2021."""
+"""Environment steps of a seed in `MAIN` and in the other tasks (0: not trained). `paper`: Papoudakis et al. 2021."""
 
 
 def entries(scale: str) -> list[Entry]:
-    """Four tasks (one at scale smoke), five learners."""
+    """Five learners in `MAIN`; all of them in the other tasks at scale paper, ippo and mappo at scale reduced."""
     found = []
-    for world in (MAIN, *(OTHERS if scale != "smoke" else ())):
+    for world in (MAIN, *OTHERS):
         for learner in ("ippo", "mappo", "vdn", "qmix", "iql"):
             value = learner in ("iql", "vdn", "qmix")
             steps = _STEPS[scale]["value" if value else "policy"][world != MAIN]
+            if not steps:
+                continue
             team = {"team_reward": "sum"} if learner in ("vdn", "qmix") else {}
             schedule = {"learning_rate_steps": steps, "anneal_steps": steps // 4} if value else {"anneal_steps": steps}
             settings = {**(VALUES if value else POLICY), **team, **schedule}
