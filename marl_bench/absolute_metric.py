@@ -33,7 +33,7 @@ class EvaluatedState(TrainState):
 
     Attributes:
       inner: the wrapped learner's state without its params.
-      best_params: those of the best evaluation so far.
+      best_params: those of the best evaluation so far, the latest of equal ones.
       best_score: [] float32. best_env_steps: [] int32, when it was reached.
     """
 
@@ -121,7 +121,9 @@ class Evaluated(Learner):
         inner, logged = jax.lax.scan(step, inner, None, self.every)
         key = jax.random.fold_in(jax.random.fold_in(inner.key, _INTERIM), state.updates)
         found = evaluation.summary(self.play(source, inner.params, key, self.episodes))
-        better = found[SCORE] > state.best_score
+        better = (
+            found[SCORE] >= state.best_score
+        )  # of equal ones the later: scores that cannot be passed are often reached early
         state = EvaluatedState(
             params=inner.params,
             key=inner.key,
