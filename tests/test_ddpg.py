@@ -15,7 +15,6 @@ from flax import struct
 import marl_bench
 from marl_bench import specs
 from marl_bench.algorithms import ring, slots
-from marl_bench.algorithms.equations import adamw_init
 from marl_bench.algorithms.maddpg import MADDPG
 from marl_bench.algorithms.matd3 import MATD3
 from marl_bench.algorithms.rollout import Steps
@@ -407,7 +406,7 @@ def test_targets_go_part_of_the_way(learner):
     learner = learner(hidden_sizes=(4,), num_steps=2, target_rate=0.25, batch_size=4, buffer_steps=2)
     networks, _ = drawn_networks(learner, 1)
     target = jax.tree.map(lambda leaf: leaf + 1.0, networks)
-    adam = {name: jax.vmap(adamw_init)(networks[name]) for name in networks}
+    adam = {name: slots.adam_init(networks[name]) for name in networks}
     batch = drawn_batch()
     learn = jax.jit(lambda *learned: learner.learn(*learned, SPREAD, lambda key: batch, jax.random.key(1)))
     new, moved, opt_state, _ = learn(networks, target, adam)
@@ -423,7 +422,7 @@ def test_targets_go_part_of_the_way(learner):
 def test_every_slot_is_clipped_by_its_own_norm():
     params = {"w": jnp.zeros((2, 3))}
     gradient = {"w": jnp.array([[3.0, 4.0, 0.0], [0.3, 0.0, 0.4]])}
-    state = jax.vmap(adamw_init)(params)
+    state = slots.adam_init(params)
     _, state, norm = slots.adam_step(params, gradient, state, 0.1, 1.0)
     np.testing.assert_allclose(norm, [5.0, 0.5])
     np.testing.assert_allclose(state.mean["w"], 0.1 * np.array([[0.6, 0.8, 0.0], [0.3, 0.0, 0.4]]), rtol=1e-5)

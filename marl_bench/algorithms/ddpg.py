@@ -23,7 +23,7 @@ import numpy as np
 from flax import struct
 
 from marl_bench.algorithms import ring, rollout, slots
-from marl_bench.algorithms.equations import AdamState, adamw_init, linear_schedule
+from marl_bench.algorithms.equations import AdamState, linear_schedule
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete, require_global_state
 from marl_bench.algorithms.ring import Transitions
@@ -199,7 +199,7 @@ class DDPG(OnlineLearner):
             updates=jnp.int32(0),
             env_steps=jnp.int32(0),
             target=jax.tree.map(jnp.copy, networks),
-            opt_state={name: jax.vmap(adamw_init)(networks[name]) for name in networks},
+            opt_state={name: slots.adam_init(networks[name]) for name in networks},
             world=world,
             replay=ring.empty(shapes, self.buffer_steps),
         )

@@ -22,7 +22,7 @@ from flax import struct
 
 from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
-from marl_bench.algorithms.equations import AdamState, adamw_init, gae
+from marl_bench.algorithms.equations import AdamState, gae
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
 from marl_bench.algorithms.rollout import Steps, World
@@ -154,7 +154,7 @@ class PPO(OnlineLearner):
             key=key_run,
             updates=jnp.int32(0),
             env_steps=jnp.int32(0),
-            opt_state=jax.vmap(adamw_init)(networks),
+            opt_state=slots.adam_init(networks),
             world=rollout.start(
                 self.vector(source, self.reads_state), self.initial_memory(source.num_agents), key_world
             ),
@@ -215,17 +215,29 @@ class PPO(OnlineLearner):
           memory: [B, N, H] after the last step; value [T, B, N] of each view; next_value [T, B, N] of each successor.
         """
         network, agents = self.critic(env), self.slots(env)
-        read = self.critic_inputs(steps.view, steps.state)
-        memories, value = slots.unroll_rows(network, agents, params, memory, *read, steps.is_first)
 
-        def rows(leaf: jax.Array) -> jax.Array:
-            return leaf.reshape(1, self.update_steps, *leaf.shape[2:])
+        def of_part(memory: jax.Array, steps: Steps) -> tuple[jax.Array, jax.Array, jax.Array]:
+            read = self.critic_inputs(steps.view, steps.state)
+            memories, value = slots.unroll_rows(network, agents, params, memory[0], *read, steps.is_first)
+            # A successor is one step further from what was remembered then, in the same episode: each is a row of its own.
+            count = steps.is_first.size
+            read, memory = jax.tree.map(
+                lambda leaf: leaf.reshape(count, *leaf.shape[2:]), ((steps.next_view, steps.next_state), memories)
+            )
+            read = self.critic_inputs(*jax.tree.map(lambda leaf: leaf[None], read))
+            _, following = slots.unroll_rows(network, agents, params, memory, *read, jnp.zeros((1, count), bool))
+            return memories[-1], value[..., 0], following.reshape(value.shape[:-1])
 
-        state = None if steps.next_state is None else rows(steps.next_state)
-        read = self.critic_inputs(rows(steps.next_view), state)
-        within = jnp.zeros((1, self.update_steps), bool)
-        _, following = slots.unroll_rows(network, agents, params, rows(memories)[0], *read, within)
-        return memories[-1], value[..., 0], following.reshape(value.shape[:-1])
+        def parts(leaf: jax.Array) -> jax.Array:
+            return jnp.moveaxis(
+                leaf.reshape(leaf.shape[0], self.minibatches, leaf.shape[1] // self.minibatches, *leaf.shape[2:]), 1, 0
+            )
+
+        # Part by part: at once, the hidden layers of all samples would be the largest arrays of an update.
+        rows = jax.tree.map(parts, (self._row_memory(memory)[None], jax.tree.map(self._rows, steps)))
+        following, *values = jax.lax.map(lambda part: of_part(*part), rows)
+        value, next_value = (jnp.moveaxis(leaf, 0, 1).reshape(steps.reward.shape) for leaf in values)
+        return following.reshape(memory.shape), value, next_value
 
     def advantages_of(
         self, state: PPOState, source: Environment, steps: Steps
@@ -288,25 +300,27 @@ class PPO(OnlineLearner):
 
     def rows(self, state: PPOState, steps: Steps, value: jax.Array, advantage: jax.Array, target: jax.Array) -> Batch:
         """Samples from steps [T, B, N, ...]: a row for each step, or with a GRU for each environment."""
-        sequences = self.recurrent_size > 0
-
-        def row(leaf: jax.Array) -> jax.Array:
-            return leaf if sequences else leaf.reshape(1, self.update_steps, *leaf.shape[2:])
-
         memory = jnp.stack([state.world.memory, state.critic_memory], axis=2)
-        count = self.num_envs if sequences else self.update_steps
-        return Batch(
-            view=row(steps.view),
-            mask=row(steps.mask),
-            state=None if steps.state is None else row(steps.state),
-            is_first=row(steps.is_first),
-            action=row(steps.action),
-            log_prob=row(steps.extra),
-            advantage=row(advantage),
-            value=row(value),
-            target=row(target),
-            memory=memory[None] if sequences else jnp.zeros((1, count, *memory.shape[1:])),
-        )
+        by_step = {
+            "view": steps.view,
+            "mask": steps.mask,
+            "state": steps.state,
+            "is_first": steps.is_first,
+            "action": steps.action,
+            "log_prob": steps.extra,
+            "advantage": advantage,
+            "value": value,
+            "target": target,
+        }
+        return Batch(**jax.tree.map(self._rows, by_step), memory=self._row_memory(memory)[None])
+
+    def _rows(self, leaf: jax.Array) -> jax.Array:
+        """[T', R, ...] from [T, B, ...]."""
+        return leaf if self.recurrent_size else leaf.reshape(1, self.update_steps, *leaf.shape[2:])
+
+    def _row_memory(self, memory: jax.Array) -> jax.Array:
+        """[R, ...] from [B, ...]: without a GRU the memories have no entries."""
+        return memory if self.recurrent_size else jnp.zeros((self.update_steps, *memory.shape[1:]))
 
     def update(self, state: PPOState, source: Environment) -> tuple[PPOState, dict[str, jax.Array]]:
         """One iteration; see the module's docstring."""

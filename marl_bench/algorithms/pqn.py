@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import rollout
-from marl_bench.algorithms.equations import adamw_init
+from marl_bench.algorithms import rollout, slots
 from marl_bench.algorithms.rollout import World
 from marl_bench.algorithms.sequence_replay import Sequences
 from marl_bench.algorithms.shuffle import in_minibatches
@@ -85,7 +84,7 @@ class PQN(ValueLearner):
             key=key_run,
             updates=jnp.int32(0),
             env_steps=jnp.int32(0),
-            opt_state={"q": jax.vmap(adamw_init)(networks)},
+            opt_state={"q": slots.adam_init(networks)},
             world=rollout.start(self.vector(source), self.initial_memory(source.num_agents), key_world),
         )
 

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import ring, rollout, sequence_replay
-from marl_bench.algorithms.equations import adamw_init
+from marl_bench.algorithms import ring, rollout, sequence_replay, slots
 from marl_bench.algorithms.rollout import World
 from marl_bench.algorithms.sequence_replay import Sequences
 from marl_bench.algorithms.value_based import ValueLearner
@@ -100,7 +99,7 @@ class QLearning(ValueLearner):
             updates=nothing,
             env_steps=jnp.int32(0),
             target=jax.tree.map(jnp.copy, networks),
-            opt_state={name: jax.vmap(adamw_init)(networks[name]) for name in networks},
+            opt_state={name: slots.adam_init(networks[name]) for name in networks},
             world=world,
             replay=ring.empty(shapes, sequence_replay.capacity(self.buffer_size, self.num_envs)),
         )
