@@ -138,9 +138,9 @@ def test_a_worse_end_does_not_replace_the_best():
 
 
 def test_of_equal_evaluations_the_later_is_kept():
-    learner = Evaluated(Scheduled((9, 9, 9, 9, 1)), every=1, episodes=1, final_episodes=1)
+    learner = Evaluated(Scheduled((9,) * 10 + (1,)), every=1, episodes=1, final_episodes=1)
     state = learner.init(jax.random.key(0), Luck())
-    state, logged = jax.lax.scan(lambda s, _: learner.update(s, Luck()), state, None, 5)
+    state, logged = jax.lax.scan(lambda s, _: learner.update(s, Luck()), state, None, 11)
     score = np.asarray(logged["eval_return_sum"])
     latest = int(np.flatnonzero(score == score.max())[-1])
     assert int(state.best_params) == 9 and int(state.best_env_steps) == 5 * (latest + 1)
