@@ -68,12 +68,13 @@ def entries(scale: str) -> list[Entry]:
 def _settings(world: str, learner: str, kind: str, steps: int) -> dict[str, object]:
     """Fields of a learner in a world."""
     if kind == "actor":
-        return {}
+        return {"learning_starts": min(5_000, steps // 8), "noise_steps": min(200_000, steps)}
     roles = {"sharing": "types"} if world == "speaker_listener" else {}
     if kind == "policy":
         return {**_POLICY, **roles, "anneal_steps": steps}
     team = {} if learner == "iql" else {"team_reward": "sum" if world == "spread" else "mean"}
-    return {**_VALUES, **roles, **team, "learning_rate_steps": steps, "anneal_steps": steps // 4}
+    schedule = {"learning_starts": min(10_000, steps // 16), "learning_rate_steps": steps, "anneal_steps": steps // 4}
+    return {**_VALUES, **roles, **team, **schedule}
 
 
 def _claims() -> tuple[Claim, ...]:
