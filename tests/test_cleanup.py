@@ -243,22 +243,22 @@ def test_who_has_least_far_to_dirt_cleans_and_the_others_eat(start):
 
 def test_a_policy_that_cleans_beats_one_that_only_eats():
     env = Cleanup(horizon=400)
-    returns = {}
-    for name in ("cooperate", "defect"):
-        policy = scripted_policy(env, name)
+    policies = [scripted_policy(env, name) for name in ("cooperate", "defect")]
 
-        def play(key, policy=policy):
-            state, timestep = env.reset(key)
+    def returns(key, defects):
+        state, timestep = env.reset(key)
 
-            def advance(carry, count):
-                state, observation = carry
-                state, timestep = env.step(state, policy(state, observation, jax.random.fold_in(key, count)))
-                return (state, timestep.observation), timestep.reward.sum()
+        def advance(carry, count):
+            state, observation = carry
+            one, other = (policy(state, observation, jax.random.fold_in(key, count)) for policy in policies)
+            state, timestep = env.step(state, jnp.where(defects, other, one))
+            return (state, timestep.observation), timestep.reward.sum()
 
-            return jax.lax.scan(advance, (state, timestep.observation), jnp.arange(400))[1].sum()
+        return jax.lax.scan(advance, (state, timestep.observation), jnp.arange(400))[1].sum()
 
-        returns[name] = np.asarray(jax.jit(jax.vmap(play))(jax.random.split(KEY, 4)))
-    assert (returns["defect"] == 0).all() and returns["cooperate"].min() > 100
+    keys, defects = jax.random.split(KEY, 4), jnp.asarray([False, True])
+    cooperation, defection = jax.jit(jax.vmap(jax.vmap(returns, (0, None)), (None, 0)))(keys, defects)
+    assert (defection == 0).all() and cooperation.min() > 100
 
 
 def test_differently_parametrised_worlds_in_one_program(start):

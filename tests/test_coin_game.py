@@ -1,6 +1,7 @@
 """The coin game: drawn boards, closed facts, conservation, conformance."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -277,7 +278,7 @@ def mean_rewards():
 
     names = ["random", "cooperate", "defect", "red_first"]
     index = {name: i for i, name in enumerate(names)}
-    return lambda *pair: jax.device_get(play(jnp.asarray([index[name] for name in pair])))
+    return functools.cache(lambda *pair: jax.device_get(play(jnp.asarray([index[name] for name in pair]))))
 
 
 def test_uniform_play_collects_each_coin_at_the_known_rate(mean_rewards):

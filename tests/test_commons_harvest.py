@@ -193,6 +193,9 @@ def test_turning_the_board_turns_the_outcome(step, start, seed):
     np.testing.assert_array_equal(first.extras["hits"], second.extras["hits"])
 
 
+resolve = jax.jit(av.resolve, static_argnums=3)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.permutations(range(3)), st.integers(0, 2**31 - 1))
 def test_agents_are_exchangeable(order, seed):
@@ -200,12 +203,12 @@ def test_agents_are_exchangeable(order, seed):
     rng = np.random.default_rng(seed)
     order = np.asarray(order)
     flat = rng.permutation(9)[:3]
-    here = jnp.asarray((flat // 3) * 22 + flat % 3, jnp.int32)
-    there = jnp.asarray(here + np.array([0, 1, 22])[rng.integers(0, 3, 3)])
-    words = jnp.asarray(rng.integers(0, 2**32, 3, dtype=np.uint32))
+    here = ((flat // 3) * 22 + flat % 3).astype(np.int32)
+    there = here + np.array([0, 1, 22], np.int32)[rng.integers(0, 3, 3)]
+    words = rng.integers(0, 2**32, 3, dtype=np.uint32)
     for resolver in av.RESOLVERS:
-        moved = av.resolve(here, there, words, resolver)
-        np.testing.assert_array_equal(av.resolve(here[order], there[order], words[order], resolver), moved[order])
+        moved = resolve(here, there, words, resolver)
+        np.testing.assert_array_equal(resolve(here[order], there[order], words[order], resolver), moved[order])
 
 
 def play(env, policy, episodes, steps):
@@ -239,10 +242,22 @@ def test_every_apple_that_goes_was_eaten_by_one():
 
 def test_restraint_pays_the_group():
     env = CommonsHarvest()
-    returns = {
-        name: play(env, scripted_policy(env, name), 4, 600)[2].sum(axis=(1, 2)) for name in ("cooperate", "defect")
-    }
-    assert returns["cooperate"].min() > 1.5 * returns["defect"].max()
+    policies = [scripted_policy(env, name) for name in ("cooperate", "defect")]
+
+    def returns(key, defects):
+        state, timestep = env.reset(key)
+
+        def advance(carry, count):
+            state, observation = carry
+            one, other = (policy(state, observation, jax.random.fold_in(key, count)) for policy in policies)
+            following, timestep = env.step(state, jnp.where(defects, other, one))
+            return (following, timestep.observation), timestep.reward.sum()
+
+        return jax.lax.scan(advance, (state, timestep.observation), jnp.arange(600))[1].sum()
+
+    keys, defects = jax.random.split(KEY, 4), jnp.asarray([False, True])
+    cooperation, defection = jax.jit(jax.vmap(jax.vmap(returns, (0, None)), (None, 0)))(keys, defects)
+    assert cooperation.min() > 1.5 * defection.max()
 
 
 def test_differently_parametrised_worlds_in_one_program(start):

@@ -192,10 +192,10 @@ def test_a_wall_pays_from_its_25th_step_on(start, step):
     assert timestep.extras["metrics"]["dry"] == pytest.approx(1 / 88)
 
 
-def test_expected_rewards_pay_their_mean(start):
+def test_expected_rewards_pay_their_mean(start, step):
     env = ENV.replace(rewards="expected", pay_rate=0.01)
     walls = {"owner": {(5, 17): 1, (5, 20): 1, (3, 1): 2}, "age": {(5, 17): 24, (5, 20): 90, (3, 1): 30}}
-    _, timestep = env.step(scene(start, [PARKED, (20, 2), (20, 36)], [SOUTH] * 3, **walls), jnp.zeros(3, jnp.int32))
+    _, timestep = step(env, scene(start, [PARKED, (20, 2), (20, 36)], [SOUTH] * 3, **walls), [NOOP] * 3)
     np.testing.assert_allclose(timestep.reward, [0, 0.02, 0.01], rtol=1e-6)
 
 
