@@ -104,6 +104,23 @@ def test_every_parameter_learns(run):
         assert (np.abs(leaf).reshape(leaf.shape[0], -1).max(axis=1) > 0).all(), jax.tree_util.keystr(path)
 
 
+def test_norms_by_agent_are_those_of_each_agents_share(run):
+    """Without the samples of the others, an agent's share is all that is left of the gradient of its slot."""
+    norms = jax.jit(lambda n, b: run.learner.norms_by_agent(n, run.env, b))(run.networks, run.batch)
+    agents = run.learner.slots(run.env)
+    assert sorted(norms) == [f"gradient_norm_agent_{agent}" for agent in range(3)]
+    total = run.gradient(run.networks, run.batch)
+    by_slot = np.sqrt(
+        sum(np.square(leaf).reshape(len(leaf), -1).sum(1) for leaf in map(np.asarray, jax.tree.leaves(total)))
+    )
+    for slot in set(agents):
+        mine = [float(norms[f"gradient_norm_agent_{agent}"]) for agent in range(3) if agents[agent] == slot]
+        if len(mine) == 1:
+            assert mine[0] == pytest.approx(by_slot[slot], rel=1e-4)
+        else:  # a sum of vectors
+            assert by_slot[slot] < sum(mine) * (1 + 1e-5)
+
+
 def test_a_slot_learns_as_if_alone(run):
     """What the last agent did changes the gradient of its own slot and of no other."""
     agents = run.learner.slots(run.env)

@@ -22,7 +22,7 @@ from flax import struct
 
 from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
-from marl_bench.algorithms.equations import AdamState, gae
+from marl_bench.algorithms.equations import AdamState, gae, global_norm
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
 from marl_bench.algorithms.rollout import Steps, World
@@ -87,6 +87,11 @@ class PPO(OnlineLearner):
         "minibatch", static=True, doc="normalised over the minibatch, over each agent's part of it ('agent'), or 'none'"
     )
     normalize_values: bool = field(False, static=True, doc="learn values in units of the running scale of the targets")
+    gradient_norms: bool = field(
+        False,
+        static=True,
+        doc="log the norm of each agent's own share of the gradient (before the first step; costs one pass an agent)",
+    )
     gae_lambda: float = field(0.95, doc="weight of longer returns [lambda], in [0, 1]")
     clip: float = field(0.2, doc="clipping of the probability ratio [epsilon]")
     value_clip: float | None = field(0.2, doc="clipping of the change of a value; None for none")
@@ -102,10 +107,9 @@ class PPO(OnlineLearner):
         for name in ("epochs", "minibatches"):
             check_integer(self, name, 1)
         check_choice(self, "advantages", ADVANTAGES)
-        if not isinstance(self.normalize_values, bool):
-            raise TypeError(
-                f"normalize_values={self.normalize_values!r}: must be True or False (field of {self._kind})"
-            )
+        for name in ("normalize_values", "gradient_norms"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}={getattr(self, name)!r}: must be True or False (field of {self._kind})")
         check_range(self, "gae_lambda", 0.0, 1.0)
         for name in ("entropy_coefficient", "value_coefficient"):
             check_range(self, name, 0.0)
@@ -270,6 +274,11 @@ class PPO(OnlineLearner):
         L = E[-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A)] + c_V V - c_H H (Schulman et al. 2017, eq. 9), where V is half
         the squared error of the value, the larger of the clipped and the unclipped one.
         """
+        shares, metrics = self.shares(networks, env, batch)
+        return jnp.sum(shares), metrics
+
+    def shares(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """[N] what each agent's samples add to the loss, and the scalars of `loss`."""
         log_prob, entropy, value = self.predictions(networks, env, batch)
         advantage = self._normalized(batch.advantage)
         ratio = jnp.exp(log_prob - batch.log_prob)
@@ -289,7 +298,13 @@ class PPO(OnlineLearner):
         by_agent = {name: jnp.mean(part, (0, 1)) for name, part in parts.items()}
         total = by_agent["policy_loss"] + self.value_coefficient * by_agent["value_loss"]
         total = total - self.entropy_coefficient * by_agent["entropy"]
-        return jnp.sum(slots.weights(self.slots(env)) * total), jax.tree.map(jnp.mean, by_agent)
+        return slots.weights(self.slots(env)) * total, jax.tree.map(jnp.mean, by_agent)
+
+    def norms_by_agent(self, networks: Any, env: Environment, batch: Batch) -> dict[str, jax.Array]:
+        """L2 norm of the gradient of each agent's share of the loss, over the parameters of all slots."""
+        gradients = jax.jacrev(lambda networks: self.shares(networks, env, batch)[0])(networks)
+        norms = jax.vmap(global_norm)(gradients)
+        return {f"gradient_norm_agent_{agent}": norms[agent] for agent in range(env.num_agents)}
 
     def _normalized(self, advantage: jax.Array) -> jax.Array:
         if self.advantages == "none":
@@ -347,6 +362,9 @@ class PPO(OnlineLearner):
             return (networks, opt_state), {**metrics, "gradient_norm": jnp.mean(norm)}
 
         networks = {name: state.params[name] for name in ("actor", "critic")}
+        if self.gradient_norms:
+            first = jax.tree.map(lambda leaf: leaf[:, : count // self.minibatches], batch)
+            played |= self.norms_by_agent(networks, source, first)
         (networks, opt_state), learned = in_minibatches(
             step, (networks, state.opt_state), key_epochs, count, self.epochs, self.minibatches
         )

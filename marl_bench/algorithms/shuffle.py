@@ -38,7 +38,12 @@ def permutation(key: jax.Array, size: int) -> jax.Array:
 
 
 def in_minibatches(
-    step: Callable[[Any, jax.Array], tuple[Any, Any]], carry: Any, key: jax.Array, size: int, epochs: int, minibatches: int
+    step: Callable[[Any, jax.Array], tuple[Any, Any]],
+    carry: Any,
+    key: jax.Array,
+    size: int,
+    epochs: int,
+    minibatches: int,
 ) -> tuple[Any, Any]:
     """Scan `step` over all parts of all passes, each pass in an order of its own.
 
