@@ -192,7 +192,7 @@ def render(*tokens: str, out: Path, steps: int | None = None, seed: int = 0, fps
 
 
 @app.command
-def check(address: str, *fields: str) -> int:
+def check(address: str, /, *fields: str) -> int:
     """Test an environment against the contract and print what it does wrong.
 
     Parameters

@@ -81,5 +81,9 @@ def _read(token: str) -> dict[str, Any]:
         raise ValueError(f"{token!r}: the sides of the board must be at least 3, such as 8x8")
     if re.fullmatch(r"v\d+", token):
         raise ValueError(f"{token!r}: the version must be {VERSION}, and stand at the end")
+    count = re.fullmatch(r"(\d+)[a-z]", token)
+    if count:
+        meant = ", ".join(f"{count[1]}{letter} ({name})" for letter, name in _COUNTS.items())
+        raise ValueError(f"cannot read {token!r}; there are {meant}")
     known = ["8x8", "2p", "2f", "2s", *_FLAGS, VERSION]
     raise ValueError(f"cannot read {token!r}{nearest(token, known)} (parts: {', '.join(known)}, with '-' between them)")
