@@ -54,8 +54,10 @@ def plugins() -> Path:
 # Longest first: scripts/test.sh hands out whole files in this order, so that none of these starts when the other
 # workers are about to end. A file that is not named here follows in the order of its name.
 LONGEST = [
-    *("resume", "sweep", "dqn", "policy", "exploration_collapse", "check", "games", "matrix_game", "coin_game"),
-    *("value_games", "q_learning", "report", "checkpoint", "cli", "sinks", "bench_envs"),
+    *("resume", "dqn", "grid", "foraging", "particles", "value_games", "q_learning", "ppo", "sweep", "check", "ddpg"),
+    *("policy", "cleanup", "in_the_matrix", "commons_harvest", "team_worlds", "territory", "coin_game", "bench_envs"),
+    *("docs", "report", "gift", "mushrooms", "network_dilemma", "exploration_collapse", "games", "matrix_game"),
+    *("foraging_jumanji", "adapters_jumanji", "wheel", "trust_and_split", "checkpoint", "cli", "sinks"),
 ]
 
 

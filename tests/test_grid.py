@@ -143,12 +143,15 @@ CONTESTS = {
 }  # fmt: skip
 
 
+resolve = jax.jit(av.resolve, static_argnums=3)
+
+
 @pytest.mark.parametrize("resolver", av.RESOLVERS)
 @pytest.mark.parametrize("name", CONTESTS)
 def test_contests(name, resolver):
     here, there, expected = CONTESTS[name]
     words = jnp.asarray(np.arange(len(here), 0, -1), jnp.uint32)
-    moved = av.resolve(jnp.asarray(here), jnp.asarray(there), words, resolver)
+    moved = resolve(jnp.asarray(here), jnp.asarray(there), words, resolver)
     np.testing.assert_array_equal(moved, np.asarray(expected[resolver], bool))
 
 
