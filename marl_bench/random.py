@@ -70,3 +70,10 @@ def windowed_words(key: jax.Array, counter: jax.Array, stream: int, rows: int, c
 def unit_interval(word: jax.Array) -> jax.Array:
     """Map uint32 words to float32 in [0, 1) with 24-bit resolution."""
     return (word >> np.uint32(8)).astype(jnp.float32) * np.float32(2.0**-24)
+
+
+def normal(word: jax.Array) -> jax.Array:
+    """Map uint32 words to standard normal float32 numbers by the inverse distribution function; none is beyond 5.4."""
+    # 23 bits and a half are all that float32 can tell apart: no word may be rounded to 0 or 1.
+    share = ((word >> np.uint32(9)).astype(jnp.float32) + np.float32(0.5)) * np.float32(2.0**-22) - np.float32(1)
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(share)

@@ -25,6 +25,7 @@ _GROUPS = {"environment": "marl_bench.environments", "learner": "marl_bench.lear
 _BUILT_IN = {
     "environment": {
         "adversary": "marl_bench.envs.particles.adversary:Adversary",
+        "aggregation": "marl_bench.envs.swarms.aggregation:Aggregation",
         "cleanup": "marl_bench.envs.cleanup.cleanup:Cleanup",
         "coin_game": "marl_bench.envs.coin_game.coin_game:CoinGame",
         "coins": "marl_bench.envs.coins.coins:Coins",
