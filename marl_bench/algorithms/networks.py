@@ -163,8 +163,9 @@ class Network:
         flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[len(leading) :]), (views, extra))
         features = jax.vmap(lambda view, more: self._body(params, view, more))(*flat)
         if not self.recurrent_size:
-            outputs = _linear(params["output"], features).reshape(*leading, self.outputs)
-            return jnp.broadcast_to(memory, (len(views), *memory.shape)), outputs
+            outputs = _linear(params["output"], features)
+            memories = jnp.broadcast_to(memory, (len(views), *memory.shape))
+            return memories, outputs.reshape(*leading, outputs.shape[-1])
 
         def step(carry: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             # The product with the input stays in the loop: what it gives is then read while it lies in the cache, and whole,
