@@ -425,7 +425,7 @@ def test_every_slot_is_clipped_by_its_own_norm():
     state = slots.adam_init(params)
     _, state, norm = slots.adam_step(params, gradient, state, 0.1, 1.0)
     np.testing.assert_allclose(norm, [5.0, 0.5])
-    np.testing.assert_allclose(state.mean["w"], 0.1 * np.array([[0.6, 0.8, 0.0], [0.3, 0.0, 0.4]]), rtol=1e-5)
+    np.testing.assert_allclose(state.mean, 0.1 * np.array([[0.6, 0.8, 0.0], [0.3, 0.0, 0.4]]), rtol=1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=1)
