@@ -5,6 +5,7 @@ Plain functions on arrays of N avatars. Spec: social dilemmas, sections 1.1 to 1
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -72,6 +73,7 @@ def look_up(table: np.ndarray | Array, index: Array) -> Array:
     return jnp.asarray(table).at[index].get(mode="promise_in_bounds")
 
 
+@functools.partial(jax.jit, inline=True)
 def tick(avatars: Avatars) -> tuple[Avatars, Array]:
     """Let the timers run for one step.
 
@@ -205,6 +207,7 @@ def _sequential(here: Array, there: Array, wants: Array, rank: Array) -> Array:
     return wants & (jax.lax.fori_loop(0, here.shape[0], body, here) == there)
 
 
+@functools.partial(jax.jit, inline=True, static_argnums=(4, 5))
 def move(
     avatars: Avatars, actions: Array, solid: Array | None, words: Array, terrain: Terrain, resolver: str
 ) -> Avatars:

@@ -7,6 +7,7 @@ channels last. Spec: social dilemmas, section 1.6.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -87,6 +88,7 @@ def avatar_bits(world: Any, avatars: Avatars) -> tuple[Array, int]:
     return jnp.where(avatars.alive, bits, np.uint32(0)), planes
 
 
+@functools.partial(jax.jit, inline=True)
 def views(world: Any, state: Any) -> Array:
     """[N, rows, columns, channels] uint8 views, channels as in `world.channels`."""
     avatars, window = state.avatars, world.window

@@ -12,11 +12,15 @@ takes and returns a `Frame`. Order of a step (spec: social dilemmas, section 1.5
 | 5 beams in the order of `beams`, all from the positions after the moves | base | `blocks`, `strike` |
 | 6 what is due at the end of the step | world | `settle` |
 | 7 step count, end, metrics, views | base | `measure`, `resource_code`, `decode` |
+
+The larger parts of a step are compiled on their own for those who call `step` without `jax.jit`, where every operation
+would be a program otherwise; inside another `jax.jit` they leave no trace (`inline`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -303,6 +307,7 @@ class GridWorld(Environment):
         timestep = self.transition(frame.reward, observation, truncated=self._over(count, last))
         return following, self._with_counts(timestep, following, frame.counts)
 
+    @functools.partial(jax.jit, inline=True)
     def _fire(self, frame: Frame, loaded: Array) -> tuple[Frame, Array]:
         """Phase 5, and the bit boards of the lit cells."""
         ground, lit = frame.avatars, []
