@@ -95,10 +95,10 @@ def test_the_peers_q_learning_learns_once_it_may():
             )
             for before, after in itertools.pairwise(carries)
         ]
-        for i in (0, 1, 3)
+        for i in (0, 1, 3)  # networks, target, replay
     ]
     assert moved == [[False, False, True, True], [False, False, True, False], [True] * 4]
-    ring = carries[-1][3]
+    ring = carries[-1].ring
     assert ring.view.shape == (6, 26, 3, 21) and np.asarray(ring.over).sum() == 6 and np.asarray(ring.over)[:, -1].all()
-    returns = jax.jit(test)(carries[-1])[5]
+    returns = jax.jit(test)(carries[-1]).tested
     assert all(np.isfinite(value) for value in returns.values()) and float(returns["returned_episode_lengths"]) == 26

@@ -67,101 +67,123 @@ def peer_q_learning(
     name: str, settings: QSettings
 ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
     """(start, update, test) for a JaxMARL environment: key -> carry, carry -> carry for one update, and for one test."""
-    optax = import_extra("optax", "test")
-    wrappers = import_extra("jaxmarl.wrappers.baselines", "jaxmarl")
-    game = wrappers.MPELogWrapper(import_extra("jaxmarl", "jaxmarl").make(name))
-    batch, tests = (wrappers.CTRolloutManager(game, batch_size=n) for n in (settings.num_envs, settings.test_envs))
-    agents, rows = list(game.agents), settings.buffer_size // settings.num_envs * settings.num_envs
-    network = _recurrent_values(batch.max_action_space, settings.hidden)
-    decay = optax.linear_schedule(settings.learning_rate, 1e-10, settings.num_updates)
-    optimiser = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), optax.radam(decay))
-    explore = optax.linear_schedule(
-        settings.initial_epsilon, settings.final_epsilon, settings.exploration_share * settings.num_updates
-    )
-    values = jax.vmap(network.apply, (None, 0, 0, 0))  # over agents: memory [N, B, H], views [N, T, B, O], done
+    trainer = _Trainer(name, settings)
+    return trainer.start, trainer.update, trainer.test
 
-    def stacked(by_agent: Any) -> jax.Array:
-        return jnp.stack([by_agent[agent] for agent in agents])
 
-    def play(manager: Any, key: jax.Array, params: Any, steps: int, epsilon: Any) -> tuple[_Episode, Any]:
-        """`steps` steps of all copies from fresh starts; `epsilon` None plays greedily."""
+class _Carry(NamedTuple):
+    """Where training stands: networks, replay with leaves [rows, T, ...], updates done, and the outcome of the last test."""
+
+    params: Any
+    target: Any
+    opt_state: Any
+    ring: _Episode
+    updates: jax.Array
+    tested: Any
+    key: jax.Array
+
+
+class _Trainer:
+    """The loop as pure methods."""
+
+    def __init__(self, name: str, settings: QSettings) -> None:
+        optax = import_extra("optax", "test")
+        wrappers = import_extra("jaxmarl.wrappers.baselines", "jaxmarl")
+        game = wrappers.MPELogWrapper(import_extra("jaxmarl", "jaxmarl").make(name))
+        self.settings, self.optax, self.agents = settings, optax, list(game.agents)
+        self.rows = settings.buffer_size // settings.num_envs * settings.num_envs
+        self.batch = wrappers.CTRolloutManager(game, batch_size=settings.num_envs)
+        self.tests = wrappers.CTRolloutManager(game, batch_size=settings.test_envs)
+        self.network = _recurrent_values(self.batch.max_action_space, settings.hidden)
+        # Over agents: memory [N, B, H], views [N, T, B, O], starts [N, T, B].
+        self.values = jax.vmap(self.network.apply, (None, 0, 0, 0))
+        decay = optax.linear_schedule(settings.learning_rate, 1e-10, settings.num_updates)
+        self.optimiser = optax.chain(optax.clip_by_global_norm(settings.max_grad_norm), optax.radam(decay))
+        length = settings.exploration_share * settings.num_updates
+        self.explore = optax.linear_schedule(settings.initial_epsilon, settings.final_epsilon, length)
+
+    def start(self, key: jax.Array) -> _Carry:
+        """Networks, and an empty ring."""
+        settings = self.settings
+        key_network, key = jax.random.split(key)
+        nothing = jnp.zeros((1, settings.hidden)), jnp.zeros((1, 1, self.batch.obs_size)), jnp.zeros((1, 1), bool)
+        params = self.network.init(key_network, *nothing)
+
+        def stored() -> Any:
+            episode, info = self.play(self.batch, key, params, settings.num_steps, 1.0)
+            return jax.tree.map(_rows_first, episode), info
+
+        shapes, info = jax.eval_shape(stored)
+        ring = jax.tree.map(lambda leaf: jnp.zeros((self.rows, *leaf.shape[1:]), leaf.dtype), shapes)
+        tested = {name: jnp.zeros(()) for name in info}
+        target = jax.tree.map(jnp.copy, params)
+        return _Carry(params, target, self.optimiser.init(params), ring, jnp.int32(0), tested, key)
+
+    def update(self, carry: _Carry) -> _Carry:
+        """One roll-out of whole episodes, one gradient step."""
+        settings = self.settings
+        key, key_play, key_sample = jax.random.split(carry.key, 3)
+        episode, _ = self.play(self.batch, key_play, carry.params, settings.num_steps, self.explore(carry.updates))
+        places = (carry.updates * settings.num_envs + jnp.arange(settings.num_envs)) % self.rows
+        ring = jax.tree.map(lambda stored, new: stored.at[places].set(_rows_first(new)), carry.ring, episode)
+        count = carry.updates + 1
+
+        def learn(params: Any, opt_state: Any) -> Any:
+            filled = jnp.minimum(count * settings.num_envs, self.rows)
+            drawn = jax.random.randint(key_sample, (settings.batch_size,), 0, filled)
+            sample = jax.tree.map(lambda leaf: _rows_last(leaf[drawn]), ring)
+            gradient = jax.grad(_td_loss)(params, carry.target, self.values, sample, settings)
+            changes, opt_state = self.optimiser.update(gradient, opt_state, params)
+            return self.optax.apply_updates(params, changes), opt_state
+
+        learning = count * settings.num_envs * settings.num_steps > settings.learning_starts
+        params, opt_state = jax.lax.cond(learning, learn, lambda *same: same, carry.params, carry.opt_state)
+        target = jax.lax.cond(
+            count % settings.target_period == 0,
+            lambda: self.optax.incremental_update(params, carry.target, settings.target_step),
+            lambda: carry.target,
+        )
+        return _Carry(params, target, opt_state, ring, count, carry.tested, key)
+
+    def test(self, carry: _Carry) -> _Carry:
+        """Means over the episodes that the greedy policy ends."""
+        key, key_test = jax.random.split(carry.key)
+        _, info = self.play(self.tests, key_test, carry.params, self.settings.test_steps, None)
+        ended = info["returned_episode"]
+        tested = jax.tree.map(lambda leaf: jnp.nanmean(jnp.where(ended, leaf, jnp.nan)), info)
+        return carry._replace(tested=tested, key=key)
+
+    def play(self, manager: Any, key: jax.Array, params: Any, steps: int, epsilon: Any) -> tuple[_Episode, Any]:
+        """`steps` steps of all copies from fresh starts, and what the log says; `epsilon` None plays greedily."""
         key_start, key = jax.random.split(key)
         views, state = manager.batch_reset(key_start)
-        count = manager.batch_size
-        before = jnp.zeros((len(agents), count), bool)
-        memory = jnp.zeros((len(agents), count, settings.hidden))
+        before = jnp.zeros((len(self.agents), manager.batch_size), bool)
+        memory = jnp.zeros((*before.shape, self.settings.hidden))
 
         def step(carry: Any, _: None) -> Any:
             memory, view, before, state, key = carry
             key, key_action, key_step = jax.random.split(key, 3)
-            memory, q = values(params, memory, view[:, None], before[:, None])
-            mask = stacked(manager.get_valid_actions(state.env_state))
+            memory, q = self.values(params, memory, view[:, None], before[:, None])
+            mask = self.stacked(manager.get_valid_actions(state.env_state))
             action = _greedy(q[:, 0], mask)
             if epsilon is not None:
                 action = _explored(key_action, action, mask, epsilon)
-            following, state, reward, done, info = manager.batch_step(
-                key_step, state, dict(zip(agents, action, strict=True))
-            )
-            paid = reward["__all__"][None] if settings.team else stacked(reward)
+            joint = dict(zip(self.agents, action, strict=True))
+            following, state, reward, done, info = manager.batch_step(key_step, state, joint)
+            paid = reward["__all__"][None] if self.settings.team else self.stacked(reward)
             sample = _Episode(view, mask, action, paid, before[0], done["__all__"])
-            return (memory, stacked(following), stacked(done), state, key), (sample, info)
+            return (memory, self.stacked(following), self.stacked(done), state, key), (sample, info)
 
-        _, played = jax.lax.scan(step, (memory, stacked(views), before, state, key), None, steps)
-        return played
+        return jax.lax.scan(step, (memory, self.stacked(views), before, state, key), None, steps)[1]
 
-    def start(key: jax.Array) -> Any:
-        key_network, key = jax.random.split(key)
-        nothing = jnp.zeros((1, settings.hidden)), jnp.zeros((1, 1, batch.obs_size)), jnp.zeros((1, 1), bool)
-        params = network.init(key_network, *nothing)
-        shapes, info = jax.eval_shape(lambda: play(batch, key, params, settings.num_steps, 1.0))
-        ring = jax.tree.map(lambda leaf: jnp.zeros((rows, *_rows_first(leaf).shape[1:]), leaf.dtype), shapes)
-        tested = {name: jnp.zeros(()) for name in info}
-        return params, jax.tree.map(jnp.copy, params), optimiser.init(params), ring, jnp.int32(0), tested, key
-
-    def update(carry: Any) -> Any:
-        params, target, opt_state, ring, count, tested, key = carry
-        key, key_play, key_sample = jax.random.split(key, 3)
-        episode, _ = play(batch, key_play, params, settings.num_steps, explore(count))
-        places = (count * settings.num_envs + jnp.arange(settings.num_envs)) % rows
-        ring = jax.tree.map(lambda stored, new: stored.at[places].set(_rows_first(new)), ring, episode)
-        count = count + 1
-        filled = jnp.minimum(count * settings.num_envs, rows)
-
-        def learn(params: Any, opt_state: Any) -> Any:
-            drawn = jax.random.randint(key_sample, (settings.batch_size,), 0, filled)
-            sample = jax.tree.map(lambda leaf: _rows_last(leaf[drawn]), ring)
-            gradient = jax.grad(_td_loss)(params, target, values, sample, settings)
-            changes, opt_state = optimiser.update(gradient, opt_state, params)
-            return optax.apply_updates(params, changes), opt_state
-
-        learning = count * settings.num_envs * settings.num_steps > settings.learning_starts
-        params, opt_state = jax.lax.cond(learning, learn, lambda *same: same, params, opt_state)
-        target = jax.lax.cond(
-            count % settings.target_period == 0,
-            lambda: optax.incremental_update(params, target, settings.target_step),
-            lambda: target,
-        )
-        return params, target, opt_state, ring, count, tested, key
-
-    def test(carry: Any) -> Any:
-        params, target, opt_state, ring, count, _, key = carry
-        key, key_test = jax.random.split(key)
-        _, info = play(tests, key_test, params, settings.test_steps, None)
-        ended = info["returned_episode"]
-        tested = jax.tree.map(lambda leaf: jnp.nanmean(jnp.where(ended, leaf, jnp.nan)), info)
-        return params, target, opt_state, ring, count, tested, key
-
-    return start, update, test
+    def stacked(self, by_agent: Any) -> jax.Array:
+        """[N, B, ...] from arrays by agent."""
+        return jnp.stack([by_agent[agent] for agent in self.agents])
 
 
-def _rows_first(leaf: jax.Array) -> Any:
-    """[T, (N,) B, ...] -> [B, T, (N,) ...]; also for shapes."""
-    axis = 1 if leaf.ndim == 2 else 2
-    return (
-        jax.eval_shape(lambda x: jnp.moveaxis(x, axis, 0), leaf)
-        if isinstance(leaf, jax.ShapeDtypeStruct)
-        else jnp.moveaxis(leaf, axis, 0)
-    )
+def _rows_first(leaf: jax.Array) -> jax.Array:
+    """[T, (N,) B, ...] -> [B, T, (N,) ...]."""
+    return jnp.moveaxis(leaf, 1 if leaf.ndim == 2 else 2, 0)
 
 
 def _rows_last(leaf: jax.Array) -> jax.Array:
