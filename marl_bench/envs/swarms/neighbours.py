@@ -1,0 +1,136 @@
+"""Sums over the neighbours of every agent: all pairs, or cell lists whose cost grows linearly with the number of agents.
+
+A neighbour of i is any other agent whose distance on the surface (`surfaces.sight`) is below the radius; it counts once, through
+its nearest image, and an agent's own images never count. Both searches add up the same terms and differ in rounding only.
+Source: spec swarm_envs.md section 3; cell lists as in every molecular-dynamics code (Allen and Tildesley 1987, chapter 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marl_bench.envs.swarms import surfaces
+from marl_bench.envs.swarms.surfaces import Place, Sight
+
+Array = jax.Array
+
+Term = Callable[[Sight], tuple[Array, ...]]
+"""What a neighbour adds to the sums of the agent that sees it: arrays like those of the `Sight`."""
+
+BLOCK = 2048
+"""Agents whose pairs are compared at once."""
+
+MOST_PAIRS = 16_384
+"""Agents up to which comparing all pairs is offered."""
+
+
+def least_cells() -> int:
+    """Cells a side that cell lists need, so that the nine cells around an agent are different ones."""
+    return 3
+
+
+def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) -> tuple[Array, ...]:
+    """(number of neighbours, *sums of `term` over them), [N] each, by comparing every agent with every other.
+
+    Args:
+      place: [N] agents in the chart. radius, side: lengths.
+      term: see `Term`.
+    """
+    count = place.x.shape[0]
+    agents = jnp.arange(count)
+
+    def seen_from(eye: Place, agent: Array) -> tuple[Array, ...]:
+        here, there = (jax.tree.map(lambda leaf: leaf[:, None], eye), jax.tree.map(lambda leaf: leaf[None], place))
+        sight = surfaces.sight(surface, here, there, side)
+        near = (sight.squared < radius * radius) & (agent[:, None] != agents[None])
+        terms = (jnp.ones_like(sight.squared), *term(sight))
+        return tuple(jnp.sum(jnp.where(near, value, 0), axis=1) for value in terms)
+
+    if count <= BLOCK:
+        return seen_from(place, agents)
+    blocks = -(-count // BLOCK)
+    padded = jax.tree.map(
+        lambda leaf: jnp.pad(leaf, (0, blocks * BLOCK - count)).reshape(blocks, BLOCK), (place, agents)
+    )
+    found = jax.lax.map(lambda block: seen_from(*block), padded)
+    return tuple(value.reshape(-1)[:count] for value in found)
+
+
+def cell_lists(surface: str, place: Place, radius: Any, side: Any, cells: int, term: Term) -> tuple[Array, ...]:
+    """The same as `all_pairs`, by looking only into the nine cells around each agent.
+
+    Memory grows with N; time with N times the number of agents in the fullest cell. There is no capacity that could overflow.
+
+    Args:
+      cells: cells a side; at least `least_cells()`, and side / cells must not be below the radius: where it is (a number that is
+        known only when the program runs), all sums are NaN.
+    """
+    count = place.x.shape[0]
+    column, row = (jnp.clip((axis * (cells / side)).astype(jnp.int32), 0, cells - 1) for axis in (place.x, place.y))
+    cell = row * cells + column
+    order = jnp.argsort(cell, stable=True).astype(jnp.int32)
+    number = jnp.zeros(cells * cells, jnp.int32).at[cell].add(1)
+    first = jnp.cumsum(number) - number
+    fullest = jnp.max(number)
+    # Agents in the order of their cells: those that look into a cell together lie together in memory.
+    eye = jax.tree.map(lambda leaf: leaf[order], place)
+    around = jax.tree.map(jnp.asarray, _around(surface, cells))
+    own = jnp.arange(count)
+    terms = len(jax.eval_shape(lambda x: term(Sight(x, x, x, x, x)), eye.x))
+    zeros = tuple(jnp.zeros(count) for _ in range(1 + terms))
+
+    def look(sums: tuple[Array, ...], around: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
+        where, across = (table[cell[order]] for table in around)
+        start, size = first[where], jnp.where(where >= 0, number[where], 0)
+
+        def visit(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+            candidate = jnp.minimum(start + index, count - 1)
+            other = jax.tree.map(lambda leaf: leaf[candidate], eye)
+            there = surfaces.image(surface, other, across // 3 - 1, across % 3 - 1, side)
+            sight = surfaces.seen(eye, there)
+            near = (index < size) & (sight.squared < radius * radius) & (candidate != own)
+            if surface == "rp2":
+                # Near its cone points two images of one agent can be within the radius: the nearest one counts, once.
+                near &= _is_nearest(surface, eye, other, across, sight, side)
+            terms = (jnp.ones(count), *term(sight))
+            return tuple(total + jnp.where(near, value, 0) for total, value in zip(sums, terms, strict=True))
+
+        return jax.lax.fori_loop(0, fullest, visit, sums), None
+
+    sums, _ = jax.lax.scan(look, zeros, around)
+    faulty = jnp.where(radius * cells > side * np.float32(1 + 1e-6), jnp.nan, 0.0)
+    return tuple(jnp.zeros(count).at[order].set(total) + faulty for total in sums)
+
+
+def _is_nearest(surface: str, eye: Place, other: Place, across: Array, sight: Sight, side: Any) -> Array:
+    """Whether tile `across` holds the nearest image of `other`, the first one where two are as near."""
+    nearest = jnp.ones(sight.squared.shape, bool)
+    for a, b in surfaces.tiles(surface):
+        rival = surfaces.seen(eye, surfaces.image(surface, other, a, b, side)).squared
+        earlier = (a + 1) * 3 + b + 1 < across
+        nearest &= jnp.where(earlier, rival > sight.squared, rival >= sight.squared)
+    return nearest
+
+
+def _around(surface: str, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """[9, cells^2] cell in each direction from each cell (-1 beyond a wall), and the tile 3 (A + 1) + (B + 1) it is seen in."""
+    rows, columns = np.divmod(np.arange(cells * cells), cells)
+    target, tile = [], []
+    for right in (-1, 0, 1):
+        for up in (-1, 0, 1):
+            x, y = columns + right, rows + up
+            a, b = x // cells, y // cells
+            x, y = x % cells, y % cells
+            if surface in surfaces.FLIPPED:
+                y = np.where(a % 2 == 1, cells - 1 - y, y)
+            if surface == "rp2":
+                x = np.where(b % 2 == 1, cells - 1 - x, x)
+            wall = ((a != 0) & (surface not in surfaces.GLUED)) | ((b != 0) & (surface not in surfaces.GLUED_TOP))
+            target.append(np.where(wall, -1, y * cells + x))
+            tile.append(3 * (a + 1) + b + 1)
+    return np.array(target, np.int32), np.array(tile, np.int32)
