@@ -67,6 +67,9 @@ def entries(scale: str) -> list[Entry]:
     return found
 
 
+_LONGER = "value learners need longer than scale reduced gives them: docs/learners/vdn.md has 0.8 and 1.6 million steps"
+
+
 def _claims() -> tuple[Claim, ...]:
     source = "acceptance line of this package: at least three learners"
     solved = [
@@ -78,6 +81,7 @@ def _claims() -> tuple[Claim, ...]:
             "positive",
             target=0.95,
             source=source,
+            note="" if label in ("ippo", "mappo") else _LONGER,
         )
         for label in ("iql", "vdn", "qmix", "ippo", "mappo")
     ]
