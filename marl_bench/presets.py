@@ -60,6 +60,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         f"equal_line_{players}": ("equal_line", {"players": players}) for players in (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)
     },
     **{f"agg{dimensions}d": ("aggregation", {"dimensions": dimensions}) for dimensions in (1, 2, 3, 4, 5)},
+    **{f"vicsek_{surface}": ("vicsek", {"surface": surface}) for surface in ("torus", "mobius", "klein", "rp2")},
+    "vicsek_hard": ("vicsek", {"turn_noise": 0.3}),
+    "vicsek_biased": ("vicsek", {"start": "von_mises"}),
+    "vicsek_1995": (
+        "vicsek",
+        {"dynamics": "classic", "side": 5.0, "radius": 1.0, "speed": 0.03, "horizon": 1500, "action_cost": 0.0},
+    ),
     **{f"consensus_{players}": ("consensus", {"players": players}) for players in (2, 3, 5, 10)},
     "consensus_cfcql": ("consensus", {"players": 3, "terminal_at_end": False}),
     "two_step_qmix": ("two_step", {"safe_payoff": 7.0, "risky_scale": 1.0}),

@@ -51,6 +51,7 @@ _BUILT_IN = {
         "territory": "marl_bench.envs.territory.territory:Territory",
         "trust_and_split": "marl_bench.envs.trust_and_split.trust_and_split:TrustAndSplit",
         "two_step": "marl_bench.envs.two_step:TwoStep",
+        "vicsek": "marl_bench.envs.swarms.vicsek:Vicsek",
         "world": "marl_bench.envs.particles.world:World",
     },
     "learner": {

@@ -1,0 +1,70 @@
+"""What an agent of a swarm sees of its neighbours: moments or a histogram of their headings (or phases) relative to its own.
+
+Source: spec swarm_envs.md section 3.1, a reconstruction; with the hard radius and the division by the number of neighbours the view is not
+a continuous function of the state.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from marl_bench.envs.swarms import neighbours
+from marl_bench.envs.swarms.surfaces import Place, Sight
+
+Array = jax.Array
+
+SENSORS = ("moment", "moment_count", "moment2", "sectors")
+"""Mean of (cos, sin); the same and the number of neighbours; the same and the second harmonic; shares of sectors, and "alone"."""
+
+MOST_COUNT = 3.0
+"""Bound on the number of neighbours relative to that of a uniform swarm, as `moment_count` shows it."""
+
+
+def size(sensor: str, sectors: int) -> int:
+    """Length of a view."""
+    return {"moment": 2, "moment_count": 3, "moment2": 4, "sectors": sectors + 1}[sensor]
+
+
+def view(
+    sensor: str, sectors: int, surface: str, place: Place, radius: Any, side: Any, cells: int | None
+) -> tuple[Array, Array]:
+    """Views [N, d] of all agents, each entry in [-1, 1] (the count in [0, 3]), and numbers of neighbours [N].
+
+    Args:
+      sensor: one of `SENSORS`. sectors: number of equal sectors of `sectors`.
+      place: [N] agents. radius, side: lengths.
+      cells: cells a side of the neighbour search; None compares all pairs.
+    """
+
+    def term(sight: Sight) -> tuple[Array, ...]:
+        if sensor == "sectors":
+            turn = (jnp.arctan2(sight.sin, sight.cos) / (2 * np.pi)) % 1.0
+            sector = jnp.minimum((turn * sectors).astype(jnp.int32), sectors - 1)
+            return tuple(jnp.where(sector == index, 1.0, 0.0) for index in range(sectors))
+        first = (sight.cos, sight.sin)
+        if sensor == "moment2":
+            return (*first, sight.cos * sight.cos - sight.sin * sight.sin, 2 * sight.cos * sight.sin)
+        return first
+
+    if cells is None:
+        number, *sums = neighbours.all_pairs(surface, place, radius, side, term)
+    else:
+        number, *sums = neighbours.cell_lists(surface, place, radius, side, cells, term)
+    entries = [total / jnp.maximum(number, 1) for total in sums]
+    if sensor == "moment_count":
+        expected = (place.x.shape[0] - 1) * np.pi * radius * radius / (side * side)
+        entries.append(jnp.clip(number / expected, 0, MOST_COUNT))
+    elif sensor == "sectors":
+        entries.append(jnp.where(number == 0, 1.0, 0.0))
+    return jnp.stack(entries, axis=1), number
+
+
+def order(cos: Array, sin: Array) -> Array:
+    """[] length of the mean of unit vectors [N]: 1 if all are alike, about sqrt(pi / 4N) if they are random."""
+    squared = jnp.square(jnp.mean(cos)) + jnp.square(jnp.mean(sin))
+    # The root's derivative at 0 is 0 instead of infinity; rounding may end above 1.
+    return jnp.minimum(jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0), 1)
