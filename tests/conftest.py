@@ -27,9 +27,10 @@ def share_ir_contexts(programs: int = 200) -> None:
     context keeps the constants written into it, so it is given up after a while. Where a release of JAX has no such
     function, the tests are only slower.
     """
-    mlir = importlib.import_module("jax._src.interpreters.mlir")
-    make = getattr(mlir, "make_ir_context", None)
-    if make is None:
+    try:
+        mlir = importlib.import_module("jax._src.interpreters.mlir")
+        make = mlir.make_ir_context
+    except (ImportError, AttributeError):
         return
     number, context = itertools.count(), None
 
