@@ -1,11 +1,11 @@
 """Recurrent IQL and VDN as JaxMARL 0.2.0 has them, on its own environment: the peer that `marl-bench bench learners` times.
 
-Written from the published hyperparameters and the description of the loop, not from their code: a dense layer, a GRU of flax and
-a linear output, shared by agents that are mapped over; the package's own wrappers for batches, agent ids, team rewards and logs;
-all copies reset before every roll-out of one whole episode; a ring of episodes that starts every memory at zero; one gradient
-step of optax's clipped RAdam an update, behind a branch until learning starts; the target network behind a branch; and tests of
-the greedy policy. Nothing is left out that a user of the peer would run but what nobody reads: the global view is not stored
-(QMIX reads it), and there is no logging.
+Written anew after the hyperparameters and the order of work of its published baselines (`baselines/QLearning`), without their code: a
+dense layer, a GRU of flax and a linear output, shared by agents that are mapped over; the package's own wrappers for batches, agent
+ids, team rewards and logs; all copies reset before every roll-out of one whole episode; a ring of episodes (ours; theirs is
+flashbax's) that starts every memory at zero; one gradient step of optax's clipped RAdam an update, behind a branch until learning
+starts; the target network behind a branch; and tests of the greedy policy. Nothing is left out that a user of the peer would run but
+what nobody reads: the global view is not stored (QMIX reads it), and there is no logging.
 """
 
 from __future__ import annotations
