@@ -43,7 +43,7 @@ _KINDS = {
 }
 _STEPS = {
     "smoke": {"policy": 32_000, "value": 16_000, "actor": 5_000},
-    "reduced": {"policy": 192_000, "value": 48_000, "actor": 12_800},
+    "reduced": {"policy": 320_000, "value": 120_000, "actor": 25_600},
     "paper": {"policy": 10_000_000, "value": 10_000_000, "actor": 2_000_000},
 }
 """Environment steps of a seed. `paper`: JaxMARL's released settings for spread train for 10 million."""
