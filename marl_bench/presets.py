@@ -61,6 +61,21 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     },
     **{f"agg{dimensions}d": ("aggregation", {"dimensions": dimensions}) for dimensions in (1, 2, 3, 4, 5)},
     **{f"vicsek_{surface}": ("vicsek", {"surface": surface}) for surface in ("torus", "mobius", "klein", "rp2")},
+    "kuramoto_hard": ("kuramoto", {"frequency_spread": 0.15}),
+    "kuramoto_classic": (
+        "kuramoto",
+        {
+            "graph": "all",
+            "coupling": 3.0,
+            "frequency_spread": 1.0,
+            "quantiles": True,
+            "heun": True,
+            "step_time": 0.05,
+            "horizon": 4000,
+            "action_cost": 0.0,
+        },
+    ),
+    "kuramoto_inertial": ("kuramoto", {"inertial": True, "see_velocity": True, "mass": 2.0}),
     "vicsek_hard": ("vicsek", {"turn_noise": 0.3}),
     "vicsek_biased": ("vicsek", {"start": "von_mises"}),
     "vicsek_1995": (

@@ -39,6 +39,7 @@ _BUILT_IN = {
         "foraging": "marl_bench.envs.foraging.foraging:Foraging",
         "gift": "marl_bench.envs.gift.gift:Gift",
         "in_the_matrix": "marl_bench.envs.in_the_matrix.in_the_matrix:InTheMatrix",
+        "kuramoto": "marl_bench.envs.swarms.kuramoto:Kuramoto",
         "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
         "mushrooms": "marl_bench.envs.mushrooms.mushrooms:Mushrooms",
         "network_dilemma": "marl_bench.envs.network_dilemma:NetworkDilemma",
