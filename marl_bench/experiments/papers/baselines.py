@@ -242,7 +242,12 @@ def load(study: Study, entries: Sequence[Entry], folder: Path) -> Results:
     for one in entries:
         frame = load_results(folder / "runs" / one.run)
         score, last = (frame[f"{prefix}{study.column}"] / one.per for prefix in (study.prefix, ""))
-        found[one.world, one.label] = frame.assign(score=score, last=last)
+        frame = frame.assign(score=score, last=last)
+        # 0 stands for an episode in which nobody was paid: the mean is over the others, NaN if there are none.
+        sustained, defined = (f"{study.prefix}social/sustainability{end}" for end in ("", "_defined"))
+        if defined in frame:
+            frame[sustained] /= frame[defined].where(frame[defined] > 0)
+        found[one.world, one.label] = frame
     return found
 
 

@@ -58,6 +58,10 @@ def entries(scale: str) -> list[Entry]:
     return found
 
 
+_MARGIN = 0.01
+"""Reward per agent and step that still counts as no difference (own choice)."""
+
+
 def _claims() -> tuple[Claim, ...]:
     fact = "closed facts of the coin game (specification, section 2.1)"
     selfish = [
@@ -80,6 +84,7 @@ def _claims() -> tuple[Claim, ...]:
             "independent",
             "different",
             other="shared",
+            practical=_MARGIN,
             source="ours",
             note="no direction was expected",
         )
