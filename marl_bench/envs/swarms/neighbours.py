@@ -25,6 +25,9 @@ Term = Callable[[Sight], tuple[Array, ...]]
 BLOCK = 2048
 """Agents whose pairs are compared at once."""
 
+CELL_BLOCK = 4096
+"""Agents that look into the cells around them at once."""
+
 MOST_PAIRS = 16_384
 """Agents up to which comparing all pairs is offered."""
 
@@ -64,7 +67,7 @@ def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) ->
 def cell_lists(surface: str, place: Place, radius: Any, side: Any, cells: int, term: Term) -> tuple[Array, ...]:
     """The same as `all_pairs`, by looking only into the nine cells around each agent.
 
-    Memory grows with N; time with N times the number of agents in the fullest cell. There is no capacity that could overflow.
+    Memory grows with N; time with N times the number of agents in the fullest cells. There is no capacity that could overflow.
 
     Args:
       cells: cells a side; at least `least_cells()`, and side / cells must not be below the radius: where it is (a number that is
@@ -76,61 +79,72 @@ def cell_lists(surface: str, place: Place, radius: Any, side: Any, cells: int, t
     order = jnp.argsort(cell, stable=True).astype(jnp.int32)
     number = jnp.zeros(cells * cells, jnp.int32).at[cell].add(1)
     first = jnp.cumsum(number) - number
-    fullest = jnp.max(number)
     # Agents in the order of their cells: those that look into a cell together lie together in memory.
-    eye = jax.tree.map(lambda leaf: leaf[order], place)
-    around = jax.tree.map(jnp.asarray, _around(surface, cells))
-    own = jnp.arange(count)
-    terms = len(jax.eval_shape(lambda x: term(Sight(x, x, x, x, x)), eye.x))
-    zeros = tuple(jnp.zeros(count) for _ in range(1 + terms))
+    agents = jax.tree.map(lambda leaf: leaf[order], place)
+    packed = jnp.stack(agents)
+    terms = len(jax.eval_shape(lambda x: term(Sight(x, x, x, x, x)), place.x))
 
-    def look(sums: tuple[Array, ...], around: tuple[Array, Array]) -> tuple[tuple[Array, ...], None]:
-        where, across = (table[cell[order]] for table in around)
-        start, size = first[where], jnp.where(where >= 0, number[where], 0)
+    def of_block(block: tuple[Place, Array, Array]) -> tuple[Array, ...]:
+        eye, cell, own = block
 
-        def visit(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-            candidate = jnp.minimum(start + index, count - 1)
-            other = jax.tree.map(lambda leaf: leaf[candidate], eye)
-            there = surfaces.image(surface, other, across // 3 - 1, across % 3 - 1, side)
-            sight = surfaces.seen(eye, there)
-            near = (index < size) & (sight.squared < radius * radius) & (candidate != own)
-            if surface == "rp2":
-                # Near its cone points two images of one agent can be within the radius: the nearest one counts, once.
-                near &= _is_nearest(surface, eye, other, across, sight, side)
-            terms = (jnp.ones(count), *term(sight))
-            return tuple(total + jnp.where(near, value, 0) for total, value in zip(sums, terms, strict=True))
+        def look(sums: tuple[Array, ...], offset: Array) -> tuple[tuple[Array, ...], None]:
+            where, a, b = _beside(surface, cells, cell, offset[0], offset[1])
+            start, size = first[where], jnp.where(where >= 0, number[where], 0)
 
-        return jax.lax.fori_loop(0, fullest, visit, sums), None
+            def visit(index: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+                candidate = jnp.minimum(start + index, count - 1)
+                # One gather for all four: one each would be drawn into the loop's arithmetic and keep it from being vectorised.
+                other = Place(*packed.at[:, candidate].get(mode="promise_in_bounds"))
+                sight = surfaces.seen(eye, surfaces.image(surface, other, a, b, side))
+                near = (index < size) & (sight.squared < radius * radius) & (candidate != own)
+                if surface == "rp2":
+                    # Near its cone points two images of one agent can be within the radius: the nearest one counts, once.
+                    near &= _is_nearest(surface, eye, other, 3 * a + b, sight, side)
+                values = (jnp.ones_like(sight.squared), *term(sight))
+                return tuple(total + jnp.where(near, value, 0) for total, value in zip(sums, values, strict=True))
 
-    sums, _ = jax.lax.scan(look, zeros, around)
+            return jax.lax.fori_loop(0, jnp.max(size), visit, sums), None
+
+        zeros = tuple(jnp.zeros(eye.x.shape) for _ in range(1 + terms))
+        return jax.lax.scan(look, zeros, jnp.asarray(_OFFSETS))[0]
+
+    # Block by block: sums and candidates of a block stay in the cache, and only its own fullest cell bounds its loops.
+    blocks = -(-count // CELL_BLOCK)
+    size = min(count, CELL_BLOCK)
+    padded = jax.tree.map(
+        lambda leaf: jnp.pad(leaf, (0, blocks * size - count)).reshape(blocks, size),
+        (agents, cell[order], jnp.arange(count)),
+    )
+    sums = [value.reshape(-1)[:count] for value in jax.lax.map(of_block, padded)]
     faulty = jnp.where(radius * cells > side * np.float32(1 + 1e-6), jnp.nan, 0.0)
     return tuple(jnp.zeros(count).at[order].set(total) + faulty for total in sums)
 
 
-def _is_nearest(surface: str, eye: Place, other: Place, across: Array, sight: Sight, side: Any) -> Array:
-    """Whether tile `across` holds the nearest image of `other`, the first one where two are as near."""
+_OFFSETS = np.array([(right, up) for right in (-1, 0, 1) for up in (-1, 0, 1)], np.int32)
+
+
+def _beside(surface: str, cells: int, cell: Array, right: Array, up: Array) -> tuple[Array, Array, Array]:
+    """The cell `right` and `up` of each cell (-1 beyond a wall), and the tile (a, b) in which it is seen."""
+    x, y = cell % cells + right, cell // cells + up
+    a, b = x // cells, y // cells
+    x, y = x % cells, y % cells
+    if surface in surfaces.FLIPPED:
+        y = jnp.where(a % 2 == 1, cells - 1 - y, y)
+    if surface == "rp2":
+        x = jnp.where(b % 2 == 1, cells - 1 - x, x)
+    wall = jnp.zeros(cell.shape, bool)
+    if surface not in surfaces.GLUED:
+        wall |= a != 0
+    if surface not in surfaces.GLUED_TOP:
+        wall |= b != 0
+    return jnp.where(wall, -1, y * cells + x), a, b
+
+
+def _is_nearest(surface: str, eye: Place, other: Place, tile: Array, sight: Sight, side: Any) -> Array:
+    """Whether `tile` (3 a + b) holds the nearest image of `other`, the first one where two are as near."""
     nearest = jnp.ones(sight.squared.shape, bool)
     for a, b in surfaces.tiles(surface):
         rival = surfaces.seen(eye, surfaces.image(surface, other, a, b, side)).squared
-        earlier = (a + 1) * 3 + b + 1 < across
+        earlier = 3 * a + b < tile
         nearest &= jnp.where(earlier, rival > sight.squared, rival >= sight.squared)
     return nearest
-
-
-def _around(surface: str, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """[9, cells^2] cell in each direction from each cell (-1 beyond a wall), and the tile 3 (A + 1) + (B + 1) it is seen in."""
-    rows, columns = np.divmod(np.arange(cells * cells), cells)
-    target, tile = [], []
-    for right in (-1, 0, 1):
-        for up in (-1, 0, 1):
-            x, y = columns + right, rows + up
-            a, b = x // cells, y // cells
-            x, y = x % cells, y % cells
-            if surface in surfaces.FLIPPED:
-                y = np.where(a % 2 == 1, cells - 1 - y, y)
-            if surface == "rp2":
-                x = np.where(b % 2 == 1, cells - 1 - x, x)
-            wall = ((a != 0) & (surface not in surfaces.GLUED)) | ((b != 0) & (surface not in surfaces.GLUED_TOP))
-            target.append(np.where(wall, -1, y * cells + x))
-            tile.append(3 * (a + 1) + b + 1)
-    return np.array(target, np.int32), np.array(tile, np.int32)
