@@ -13,11 +13,11 @@ from marl_bench.experiments.papers import baselines
 from marl_bench.experiments.papers.baselines import Claim, Entry, Published, Study
 
 WORLDS = {
-    "coin game": ("coin_game", {"horizon": 50}, 200_000),
-    "stag hunt in the matrix": ("stag_hunt_in_the_matrix_repeated", {"horizon": 200}, 48_000),
-    "prisoners dilemma in the matrix": ("prisoners_dilemma_in_the_matrix_repeated", {"horizon": 200}, 48_000),
-    "harvest open": ("commons_harvest_open", {"players": 3, "horizon": 200}, 24_000),
-    "cleanup": ("cleanup", {"players": 3, "horizon": 200}, 16_000),
+    "coin game": ("coin_game", {"horizon": 50}, 1_000_000),
+    "stag hunt in the matrix": ("stag_hunt_in_the_matrix_repeated", {"horizon": 200}, 240_000),
+    "prisoners dilemma in the matrix": ("prisoners_dilemma_in_the_matrix_repeated", {"horizon": 200}, 240_000),
+    "harvest open": ("commons_harvest_open", {"players": 3, "horizon": 200}, 120_000),
+    "cleanup": ("cleanup", {"players": 3, "horizon": 200}, 96_000),
 }
 """Name -> registered world, fields at scale reduced, steps of a seed there."""
 
