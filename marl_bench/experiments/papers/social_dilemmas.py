@@ -129,9 +129,9 @@ STUDY = Study(
         "social/min_return": "smallest return",
     },
     remark=(
-        "Every agent learns from its own reward. At scale reduced episodes are short, harvest and cleanup have three players, and "
-        "training is far from its end: read it as a check of the machinery, not as a result on the dilemmas. No published returns of "
-        "these learners under these rules could be read (UNVERIFIED)."
+        "Every agent learns from its own reward; the best evaluation is the one with the largest return of the group, so see the last "
+        "policy, too. At scale reduced episodes are short, harvest and cleanup have three players, and training is far from its end in "
+        "the matrix and in cleanup. No published returns of these learners under these rules could be read (UNVERIFIED)."
     ),
 )
 
