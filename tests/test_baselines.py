@@ -33,7 +33,7 @@ def test_grids_hold_what_the_claims_need(name):
         assert len({one.run for one in entries}) == len(entries)
         for one in entries:
             assert one.config.steps is not None and one.config.evaluations is not None
-        sizes[scale] = sum(one.config.steps * len(one.config.seeds) for one in entries)
+        sizes[scale] = sum((one.config.steps or 0) * len(one.config.seeds) for one in entries)
         seeds = {len(one.config.seeds) for one in entries}
         assert min(seeds) >= (2 if scale == "smoke" else 5)
     assert sizes["smoke"] < sizes["reduced"] < sizes["paper"]
