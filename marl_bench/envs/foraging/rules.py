@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 NONE, NORTH, SOUTH, WEST, EAST, LOAD = range(6)
 NUM_ACTIONS = 6
@@ -171,10 +172,9 @@ def legal(row: Array, col: Array, food: tuple[Array, Array, Array], rows: int, c
 def _beside(row: Array, col: Array, other_row: Array, other_col: Array, there: Array) -> tuple[Array, ...]:
     """Four [N] bools: is anything of `there` north, south, west, east of the agent?"""
     down, right = other_row[None] - row[:, None], other_col[None] - col[:, None]
-    same_col, same_row = (right == 0) & there, (down == 0) & there
-    return (
-        jnp.any((down == -1) & same_col, axis=1),
-        jnp.any((down == 1) & same_col, axis=1),
-        jnp.any((right == -1) & same_row, axis=1),
-        jnp.any((right == 1) & same_row, axis=1),
-    )
+    # One bit for each side, so that the pairs are gone through once and not four times.
+    vertical = jnp.where(down == -1, 1, jnp.where(down == 1, 2, 0))
+    horizontal = jnp.where(right == -1, 4, jnp.where(right == 1, 8, 0))
+    side = jnp.where((right == 0) & there, vertical, jnp.where((down == 0) & there, horizontal, 0)).astype(jnp.int8)
+    found = jnp.bitwise_or.reduce(side, axis=1)
+    return tuple((found & np.int8(bit)) != 0 for bit in (1, 2, 4, 8))
