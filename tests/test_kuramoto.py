@@ -245,6 +245,9 @@ def test_conformance(fields):
         ({"graph": "all", "sensor": "sectors"}, "use moment or moment2"),
         ({"heun": True, "inertial": True}, "heun=True: with inertial=True"),
         ({"see_velocity": True}, "only with inertial=True"),
+        ({"inertial": True, "mass": 1.0}, "mass=1.0: must be > step_time"),
+        ({"quantiles": True, "white": True}, "quantiles=True: with white=True"),
+        ({"graph": "all", "cells": 4}, "cells=4: with graph=all"),
         ({"noise": -0.1}, "noise=-0.1: must be >= 0"),
     ],
 )

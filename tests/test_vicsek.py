@@ -248,6 +248,8 @@ def test_conformance(fields):
         ({"cells": 2}, "cells=2: must be >= 3"),
         ({"agents": 100_000, "radius": 0.01}, "use cells=100"),
         ({"speed": 1.5}, "speed=1.5: must be at most the side"),
+        ({"dynamics": "classic", "speed_control": True}, "speed_control=True: the classic rule ignores"),
+        ({"dynamics": "classic", "update": "forward"}, "the classic rule ignores"),
     ],
 )
 def test_bad_fields(fields, fault):

@@ -312,11 +312,17 @@ def _evaluated(learner: Any, config: SweepConfig) -> Evaluated:
     from marl_bench.envs.social.metrics import SocialMetrics
 
     count = config.evaluations or 1
+    if not hasattr(learner, "evaluation_episodes"):
+        name = type(learner).__name__.lower()
+        raise UsageError(
+            f"evaluations={count}: {name} has an evaluation of its own, with parameters frozen, at the end of a run; leave "
+            "evaluations out, or use a learner with evaluation_episodes (marl-bench list learners)"
+        )
     updates = _usage(learner.num_updates, learner.default_steps if config.steps is None else config.steps)
     if updates % count:
         fitting = max(1, round(updates / count)) * count * learner.update_steps
         raise UsageError(f"evaluations={count}: must divide the {updates} updates of a run; use steps={fitting}")
-    greedy, episodes = getattr(learner, "evaluation_greedy", True), getattr(learner, "evaluation_episodes", 256)
+    greedy, episodes = learner.evaluation_greedy, learner.evaluation_episodes
     return Evaluated(learner, updates // count, max(1, episodes // 8), episodes, greedy, (SocialMetrics,))
 
 

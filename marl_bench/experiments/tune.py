@@ -3,8 +3,8 @@
     python -m marl_bench.experiments.tune foraging_ippo --out docs/results/tuning
 
 draws trials with a seeded generator, trains them side by side, and writes `NAME.csv` and `NAME.md`, best first. Trials share a
-seed, so they differ in the drawn numbers only; what decides shapes is fixed by the search. The settings that the studies of
-`marl_bench.experiments.papers` use come from these tables, run with fresh seeds.
+seed, so they differ in the drawn numbers only; what decides shapes is fixed by the search. The settings of
+ippo and mappo in the study `foraging_baselines` come from such a table, run with fresh seeds.
 """
 
 from __future__ import annotations

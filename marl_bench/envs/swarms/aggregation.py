@@ -34,6 +34,7 @@ from marl_bench.environment import (
     field,
 )
 from marl_bench.envs.swarms import rules, viewer
+from marl_bench.envs.swarms.checks import check_flags
 from marl_bench.random import normal, unit_interval, words
 
 STARTS = ("uniform", "gauss", "two_clusters", "random_gauss")
@@ -107,8 +108,7 @@ class Aggregation(Environment):
         check_choice(self, "start", STARTS)
         check_choice(self, "sensor", SENSORS)
         check_choice(self, "reward", REWARDS)
-        if not isinstance(self.reward_on_next, bool):
-            raise TypeError(f"reward_on_next={self.reward_on_next!r}: must be True or False (field of Aggregation)")
+        check_flags(self, "reward_on_next")
         for name in ("half_side", "max_speed", "sensor_radius"):
             check_range(self, name, 0.0, open_low=True)
         for name in ("motion_noise", "sensor_noise", "action_cost", "start_spread"):

@@ -32,6 +32,7 @@ from marl_bench.environment import (
     check_choice,
     check_integer,
     check_range,
+    concrete,
     field,
 )
 from marl_bench.envs.swarms import scripted, sensing, viewer
@@ -52,7 +53,7 @@ class State:
     Attributes:
       x, y: [N] float32 places on the unit torus, fixed in an episode.
       phase: [N] float32 radians in [-pi, pi].
-      frequency: [N] float32 natural frequencies, radians a unit of time.
+      frequency: [N] float32 natural frequencies, radians a unit of time; with `white`, those of the last step.
       velocity: [N] float32 of the phases; None without inertia.
       step_count: [] int32.
       key: [] typed PRNG key of the episode's noise.
@@ -107,7 +108,7 @@ class Kuramoto(Environment):
     max_turn: float = field(0.2, doc="largest change of a frequency by an action [omega_max]; > 0", unit="rad/time")
     noise: float = field(0.0, doc="standard deviation of the phases' noise in a unit of time [sigma]; >= 0", unit="rad")
     coupling: float = field(0.0, doc="strength of the classic coupling [K]; >= 0", unit="1/time")
-    mass: float = field(1.0, doc="delay of the velocity [m], with `inertial`; > step_time", unit="time")
+    mass: float = field(2.0, doc="delay of the velocity [m], with `inertial`; > step_time", unit="time")
     step_time: float = field(1.0, doc="time that passes in a step [dt]; > 0", unit="time/step")
     action_cost: float = field(0.05, doc="price of the largest action [c_u]; >= 0", unit="reward")
 
@@ -126,6 +127,15 @@ class Kuramoto(Environment):
         if self.graph == "all" and self.sensor not in ("moment", "moment2"):
             raise ValueError(
                 f"sensor={self.sensor!r}: with graph=all use moment or moment2, which need no pairs (field of Kuramoto)"
+            )
+        if self.white and self.quantiles:
+            raise ValueError("quantiles=True: with white=True frequencies are drawn anew in every step; use one of them")
+        if self.graph == "all" and self.cells is not None:
+            raise ValueError(f"cells={self.cells!r}: with graph=all there is no neighbour search; use cells=None")
+        known = concrete(self.mass) and concrete(self.step_time)
+        if self.inertial and known and self.mass <= self.step_time:
+            raise ValueError(
+                f"mass={self.mass!r}: must be > step_time={self.step_time!r}, or the velocity overshoots (field of Kuramoto)"
             )
         if self.heun and self.inertial:
             raise ValueError("heun=True: with inertial=True the step is semi-implicit Euler's; use heun=False")
@@ -225,7 +235,7 @@ class Kuramoto(Environment):
                 slope = 0.5 * (slope + drive(state.phase + time * slope))
         phase = state.phase + time * slope + self.noise * jnp.sqrt(time) * normal(drawn)
         phase = (phase + np.float32(np.pi)) % np.float32(2 * np.pi) - np.float32(np.pi)
-        following = State(state.x, state.y, phase, state.frequency, velocity, state.step_count + 1, state.key)
+        following = State(state.x, state.y, phase, frequency, velocity, state.step_count + 1, state.key)
         return following, jnp.mean(slope)
 
     def pull(self, state: State, phase: jax.Array) -> jax.Array:

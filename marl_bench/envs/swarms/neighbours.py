@@ -146,5 +146,6 @@ def _is_nearest(surface: str, eye: Place, other: Place, tile: Array, sight: Sigh
     for a, b in surfaces.tiles(surface):
         rival = surfaces.seen(eye, surfaces.image(surface, other, a, b, side)).squared
         earlier = 3 * a + b < tile
-        nearest &= jnp.where(earlier, rival > sight.squared, rival >= sight.squared)
+        # The tile's own image is no rival: computed twice, it may be rounded in two ways.
+        nearest &= (3 * a + b == tile) | jnp.where(earlier, rival > sight.squared, rival >= sight.squared)
     return nearest

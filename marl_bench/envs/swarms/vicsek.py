@@ -124,6 +124,12 @@ class Vicsek(Environment):
         check_choice(self, "start", STARTS)
         check_choice(self, "reward", REWARDS)
         check_flags(self, "compass", "speed_control", "reward_on_next")
+        if self.dynamics == "classic" and (self.speed_control or self.update == "forward"):
+            name = "speed_control" if self.speed_control else "update"
+            raise ValueError(
+                f"{name}={getattr(self, name)!r}: the classic rule ignores actions and flies with the heading before the turn "
+                "(field of Vicsek)"
+            )
         for name in ("side", "radius", "max_turn"):
             check_range(self, name, 0.0, open_low=True)
         for name in ("speed", "turn_noise", "classic_noise", "action_cost", "concentration"):
@@ -164,7 +170,7 @@ class Vicsek(Environment):
             "polarisation": "length of the mean heading vector after the step, 0 ... 1",
             "local_order": "mean over agents of the length of their neighbours' mean relative heading, 0 ... 1",
             "nematic": "length of the mean of doubled headings, 0 ... 1: order up to reversal",
-            "turn": "mean |turn| that was chosen, as a share of max_turn",
+            "turn": "mean |turn| that was chosen, as a share of max_turn; 0 with the classic rule",
         }
 
     # --- episode ---------------------------------------------------------------------------------
@@ -184,7 +190,8 @@ class Vicsek(Environment):
         actions = jnp.clip(actions.astype(jnp.float32), -1, 1)
         following = self.moved(state, actions, words(state.key, state.step_count, TURNING, self.agents))
         view = self.view(following)
-        turn = jnp.mean(jnp.abs(actions[:, 0]))
+        # The classic rule ignores actions, so nobody pays for them.
+        turn = jnp.mean(jnp.abs(actions[:, 0])) * (self.dynamics == "controlled")
         paid = self.order(following, view) if self.reward_on_next else self.order(state, None)
         timestep = self.transition(
             jnp.broadcast_to(paid - self.action_cost * turn, (self.agents,)),
@@ -203,7 +210,7 @@ class Vicsek(Environment):
             hand = 1.0 if state.hand is None else state.hand
             turn = hand * self.max_turn * actions[:, 0] + self.turn_noise * normal(drawn)
         heading = state.heading + turn
-        flown = heading if self.update == "forward" and self.dynamics == "controlled" else state.heading
+        flown = heading if self.update == "forward" else state.heading
         length = self.speed * (0.5 * (1 + actions[:, 1]) if self.speed_control else 1.0)
         x, y = state.x + length * jnp.cos(flown), state.y + length * jnp.sin(flown)
         place, mirrored = surfaces.wrapped(self.surface, Place(x, y, jnp.cos(heading), jnp.sin(heading)), self.side)
