@@ -121,9 +121,8 @@ class Evaluated(Learner):
         inner, logged = jax.lax.scan(step, inner, None, self.every)
         key = jax.random.fold_in(jax.random.fold_in(inner.key, _INTERIM), state.updates)
         found = evaluation.summary(self.play(source, inner.params, key, self.episodes))
-        better = (
-            found[SCORE] >= state.best_score
-        )  # of equal ones the later: scores that cannot be passed are often reached early
+        # Of equal ones the later counts: scores that cannot be passed are often reached early.
+        better = found[SCORE] >= state.best_score
         state = EvaluatedState(
             params=inner.params,
             key=inner.key,

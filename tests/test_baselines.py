@@ -13,7 +13,7 @@ import pytest
 from marl_bench.errors import UsageError
 from marl_bench.experiments import tune
 from marl_bench.experiments.cells import expand
-from marl_bench.experiments.papers import PAPERS, baselines
+from marl_bench.experiments.papers import PAPERS, baselines, reporting
 from marl_bench.experiments.papers.baselines import Claim, Published, Study
 
 NAMES = [name for name in PAPERS if name != "exploration_collapse"]
@@ -28,7 +28,7 @@ def test_grids_hold_what_the_claims_need(name):
     found = study(name)
     assert found.name == name
     sizes = {}
-    for scale in baselines.SCALES:
+    for scale in reporting.SCALES:
         entries = found.entries(scale)
         assert len({one.run for one in entries}) == len(entries)
         for one in entries:

@@ -24,7 +24,6 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.environment import (
-    Environment,
     ScriptedPolicy,
     TimeStep,
     check_choice,
@@ -35,6 +34,7 @@ from marl_bench.environment import (
 )
 from marl_bench.envs.swarms import rules, viewer
 from marl_bench.envs.swarms.checks import check_flags
+from marl_bench.envs.swarms.swarm import Swarm
 from marl_bench.random import normal, unit_interval, words
 
 STARTS = ("uniform", "gauss", "two_clusters", "random_gauss")
@@ -64,7 +64,7 @@ class State:
 
 
 @struct.dataclass
-class Aggregation(Environment):
+class Aggregation(Swarm):
     """Gathering in a box; observation, reward and metrics stand in the module's docstring.
 
     Raises:
@@ -129,16 +129,6 @@ class Aggregation(Environment):
     # --- sizes and specs -------------------------------------------------------------------------
 
     @property
-    def num_agents(self) -> int:
-        """Number of agents N."""
-        return self.agents
-
-    @property
-    def num_actions(self) -> int:
-        """0: actions are vectors."""
-        return 0
-
-    @property
     def observation_shape(self) -> tuple[int, ...]:
         """(D,)."""
         return (self.dimensions,)
@@ -154,11 +144,6 @@ class Aggregation(Environment):
     def action_spec(self) -> specs.BoundedArray:
         """[N, D] float32 in [-1, 1]."""
         return specs.BoundedArray((self.agents, self.dimensions), np.float32, "action", -1.0, 1.0)
-
-    @property
-    def fixed_horizon(self) -> int | None:
-        """`horizon`."""
-        return self.horizon
 
     @property
     def metric_units(self) -> dict[str, str]:

@@ -26,7 +26,6 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.environment import (
-    Environment,
     ScriptedPolicy,
     TimeStep,
     check_choice,
@@ -38,6 +37,7 @@ from marl_bench.environment import (
 from marl_bench.envs.swarms import scripted, sensing, viewer
 from marl_bench.envs.swarms.checks import check_flags, check_search
 from marl_bench.envs.swarms.surfaces import Place
+from marl_bench.envs.swarms.swarm import Swarm
 from marl_bench.random import normal, unit_interval, words
 
 GRAPHS = ("geometric", "all")
@@ -69,7 +69,7 @@ class State:
 
 
 @struct.dataclass
-class Kuramoto(Environment):
+class Kuramoto(Swarm):
     """Falling into step; observation, reward and metrics stand in the module's docstring.
 
     Raises:
@@ -152,16 +152,6 @@ class Kuramoto(Environment):
         return 1.0
 
     @property
-    def num_agents(self) -> int:
-        """Number of oscillators N."""
-        return self.agents
-
-    @property
-    def num_actions(self) -> int:
-        """0: actions are vectors."""
-        return 0
-
-    @property
     def observation_shape(self) -> tuple[int, ...]:
         """(d,)."""
         return (sensing.size(self.sensor, self.sectors) + self.see_velocity,)
@@ -170,11 +160,6 @@ class Kuramoto(Environment):
     def action_spec(self) -> specs.BoundedArray:
         """[N, 1] float32 in [-1, 1]."""
         return specs.BoundedArray((self.agents, 1), np.float32, "action", -1.0, 1.0)
-
-    @property
-    def fixed_horizon(self) -> int | None:
-        """`horizon`."""
-        return self.horizon
 
     @property
     def metric_units(self) -> dict[str, str]:

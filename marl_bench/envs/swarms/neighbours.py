@@ -28,13 +28,11 @@ BLOCK = 2048
 CELL_BLOCK = 4096
 """Agents that look into the cells around them at once."""
 
+LEAST_CELLS = 3
+"""Cells a side that cell lists need, so that the nine cells around an agent are different ones."""
+
 MOST_PAIRS = 16_384
 """Agents up to which comparing all pairs is offered."""
-
-
-def least_cells() -> int:
-    """Cells a side that cell lists need, so that the nine cells around an agent are different ones."""
-    return 3
 
 
 def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) -> tuple[Array, ...]:
@@ -70,7 +68,7 @@ def cell_lists(surface: str, place: Place, radius: Any, side: Any, cells: int, t
     Memory grows with N; time with N times the number of agents in the fullest cells. There is no capacity that could overflow.
 
     Args:
-      cells: cells a side; at least `least_cells()`, and side / cells must not be below the radius: where it is (a number that is
+      cells: cells a side; at least `LEAST_CELLS`, and side / cells must not be below the radius: where it is (a number that is
         known only when the program runs), all sums are NaN.
     """
     count = place.x.shape[0]

@@ -25,7 +25,6 @@ from flax import struct
 
 from marl_bench import specs
 from marl_bench.environment import (
-    Environment,
     ScriptedPolicy,
     TimeStep,
     check_choice,
@@ -36,6 +35,7 @@ from marl_bench.environment import (
 from marl_bench.envs.swarms import scripted, sensing, surfaces, viewer
 from marl_bench.envs.swarms.checks import check_flags, check_search
 from marl_bench.envs.swarms.surfaces import Place
+from marl_bench.envs.swarms.swarm import Swarm
 from marl_bench.random import normal, unit_interval, words
 
 STARTS = ("uniform", "half", "von_mises")
@@ -67,7 +67,7 @@ class State:
 
 
 @struct.dataclass
-class Vicsek(Environment):
+class Vicsek(Swarm):
     """Moving in one direction; observation, reward and metrics stand in the module's docstring.
 
     Raises:
@@ -139,16 +139,6 @@ class Vicsek(Environment):
     # --- sizes and specs -------------------------------------------------------------------------
 
     @property
-    def num_agents(self) -> int:
-        """Number of agents N."""
-        return self.agents
-
-    @property
-    def num_actions(self) -> int:
-        """0: actions are vectors."""
-        return 0
-
-    @property
     def observation_shape(self) -> tuple[int, ...]:
         """(d,)."""
         return (sensing.size(self.sensor, self.sectors) + 2 * self.compass,)
@@ -157,11 +147,6 @@ class Vicsek(Environment):
     def action_spec(self) -> specs.BoundedArray:
         """[N, 1] float32 in [-1, 1]; [N, 2] with `speed_control`."""
         return specs.BoundedArray((self.agents, 1 + self.speed_control), np.float32, "action", -1.0, 1.0)
-
-    @property
-    def fixed_horizon(self) -> int | None:
-        """`horizon`."""
-        return self.horizon
 
     @property
     def metric_units(self) -> dict[str, str]:

@@ -28,8 +28,6 @@ from marl_bench.report.statistics import bootstrap_interval, difference_interval
 from marl_bench.report.tables import Column, Table
 from marl_bench.report.verdicts import Expected, Verdict, judge, unmeasured, verdict_table
 
-SCALES = ("smoke", "reduced", "paper")
-
 Results = dict[tuple[str, str], Any]
 """(world, label) -> DataFrame with one row a seed."""
 
@@ -202,12 +200,10 @@ def reproduce(study: Study, scale: str, out: Path | str, *, resume: bool = True,
     Raises:
       UsageError: for an unknown scale. RunError: when a run fails.
     """
-    if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
+    reporting.check_scale(scale)
     folder = Path(out)
-    for one in study.entries(scale):
-        print(f"{one.world}: {one.label}", flush=True)
-        run_sweep(one.config, folder / "runs" / one.run, resume=resume, wandb=wandb)
+    runs = [(one.run, f"{one.world}: {one.label}", one.config) for one in study.entries(scale)]
+    reporting.train(runs, folder, resume=resume, wandb=wandb)
     report(study, scale, folder)
     return 0
 
@@ -218,8 +214,6 @@ def report(study: Study, scale: str, folder: Path | str) -> list[Verdict]:
     Raises:
       FileNotFoundError: when a run of the scale is missing.
     """
-    from rich.console import Console
-
     folder = Path(folder)
     entries = study.entries(scale)
     results = load(study, entries, folder)
@@ -229,10 +223,7 @@ def report(study: Study, scale: str, folder: Path | str) -> list[Verdict]:
     judged = verdict_table(verdicts, f"Claims at scale {scale}")
     pictures = figures(study, entries, folder)
     reporting.write(folder, study.name, scale, found, judged, verdicts, pictures, runs, study.remark)
-    console = Console()
-    for table in (*found.values(), judged):
-        console.print(table.to_rich())
-    console.print(f"report:  {folder / 'report.md'}", soft_wrap=True, highlight=False)
+    reporting.show((*found.values(), judged), f"report:  {folder / 'report.md'}")
     return verdicts
 
 

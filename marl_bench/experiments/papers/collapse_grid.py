@@ -10,11 +10,10 @@ import dataclasses
 from typing import Any
 
 from marl_bench.experiments.cells import SweepConfig
+from marl_bench.experiments.papers.reporting import SCALES
 
 Frame = Any
 """A pandas DataFrame or Series: its type stubs cannot follow arithmetic on columns."""
-
-SCALES = ("smoke", "reduced", "paper")
 
 STUDIED = (0.127, 0.260, 0.393, 0.527, 0.660, 0.793)
 """Initial temperatures of every experiment but the heat map (B = 0.12, 0.22, ..., 0.62)."""

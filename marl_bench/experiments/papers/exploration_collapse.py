@@ -36,12 +36,10 @@ def reproduce(scale: str, out: Path | str, *, resume: bool = True, wandb: str = 
     Raises:
       UsageError: for an unknown scale. RunError: when a run fails.
     """
-    if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
+    reporting.check_scale(scale)
     folder = Path(out)
-    for run in collapse_grid.runs(scale):
-        print(f"{run.name} ({run.experiment})", flush=True)
-        run_sweep(run.config, folder / "runs" / run.name, resume=resume, wandb=wandb)
+    runs = [(run.name, f"{run.name} ({run.experiment})", run.config) for run in collapse_grid.runs(scale)]
+    reporting.train(runs, folder, resume=resume, wandb=wandb)
     report(scale, folder)
     return 0
 
@@ -52,8 +50,6 @@ def report(scale: str, folder: Path | str) -> list[Verdict]:
     Raises:
       FileNotFoundError: when a run of the scale is missing.
     """
-    from rich.console import Console
-
     folder = Path(folder)
     runs = collapse_grid.runs(scale)
     results, metrics = _load(folder, runs)
@@ -64,10 +60,7 @@ def report(scale: str, folder: Path | str) -> list[Verdict]:
     judged = verdict_table(verdicts, f"Claims at scale {scale}")
     trained = reporting.summaries(folder, [run.name for run in runs])
     reporting.write(folder, "exploration_collapse", scale, found, judged, verdicts, pictures, trained, _REMARK)
-    console = Console()
-    for table in (*found.values(), judged):
-        console.print(table.to_rich())
-    console.print(f"report:  {folder / 'report.md'}\nfigure:  {pictures[0]}", soft_wrap=True, highlight=False)
+    reporting.show((*found.values(), judged), f"report:  {folder / 'report.md'}", f"figure:  {pictures[0]}")
     return verdicts
 
 

@@ -1,18 +1,49 @@
-"""What every reproduction writes in the end: tables, verdicts and one Markdown report, beside the figures."""
+"""What every reproduction does alike: it trains its runs one after the other, and writes tables, verdicts and one report."""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marl_bench.errors import UsageError
+from marl_bench.experiments.cells import SweepConfig
+from marl_bench.experiments.sweep import run_sweep
+from marl_bench.naming import nearest
 from marl_bench.report.tables import Table
 from marl_bench.report.verdicts import Verdict
+from marl_bench.runtime.devices import usable_cores
 from marl_bench.runtime.files import write_atomic
+
+SCALES = ("smoke", "reduced", "paper")
+"""Sizes of a reproduction: minutes, an hour, the full protocol."""
+
+
+def check_scale(scale: str) -> None:
+    """Raises UsageError for a scale that is not one of `SCALES`."""
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}{nearest(scale, SCALES)}")
+
+
+def train(runs: Iterable[tuple[str, str, SweepConfig]], folder: Path, *, resume: bool, wandb: str) -> None:
+    """Train and evaluate (name, title to print, configuration) into `folder`/runs/name. Raises RunError when a run fails."""
+    for name, title, config in runs:
+        print(title, flush=True)
+        run_sweep(config, folder / "runs" / name, resume=resume, wandb=wandb)
+
+
+def show(tables: Iterable[Table], *lines: str) -> None:
+    """Print tables, then lines such as the places of files."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table.to_rich())
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def summaries(folder: Path, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -28,7 +59,7 @@ def processor() -> str:
     except OSError:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{models[0] if models else name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} usable"
+    return f"{models[0] if models else name}, {usable_cores()} usable"
 
 
 def write(
