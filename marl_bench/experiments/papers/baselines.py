@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 
 from marl_bench import registry
-from marl_bench.errors import UsageError
 from marl_bench.experiments.cells import SweepConfig
 from marl_bench.experiments.papers import reporting
-from marl_bench.experiments.sweep import run_sweep
-from marl_bench.naming import nearest
 from marl_bench.report.figures import Runs, save_figure, training_curves
 from marl_bench.report.resampling import MIN_SEEDS, Interval
 from marl_bench.report.results import load_metrics, load_results

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from marl_bench.errors import UsageError
 from marl_bench.experiments.papers import collapse_claims, collapse_features, collapse_grid, collapse_report, reporting
 from marl_bench.experiments.papers.collapse_claims import Results
-from marl_bench.experiments.papers.collapse_grid import SCALES, Run
-from marl_bench.experiments.sweep import run_sweep
-from marl_bench.naming import nearest
+from marl_bench.experiments.papers.collapse_grid import Run
 from marl_bench.report.results import load_metrics, load_results
 from marl_bench.report.verdicts import Verdict, verdict_table
 
