@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from marl_bench.adapters.extras import import_extra
+from marl_bench.envs.particles.actions import NUM_MOVES, to_five_vector
+from marl_bench.envs.particles.prey import flee
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +56,49 @@ class PeerWorld(NamedTuple):
 def jaxmarl_world(name: str, num_envs: int, **settings: Any) -> PeerWorld:
     """A JaxMARL environment: dicts by agent inside, restart inside its own `step`."""
     env = import_extra("jaxmarl", "jaxmarl").make(name, **settings)
-    agents = list(env.agents)
-    width = max(env.observation_space(agent).shape[0] for agent in agents)
-    num_actions = max(int(env.action_space(agent).n) for agent in agents)
-    masks = jnp.ones((num_envs, len(agents), num_actions), bool)
+    num_actions = max(int(env.action_space(agent).n) for agent in env.agents)
+
+    def joint(state: Any, actions: jax.Array) -> dict[str, jax.Array]:
+        del state
+        return {agent: actions[:, index] for index, agent in enumerate(env.agents)}
+
+    return _jaxmarl_world(env, list(env.agents), num_actions, joint, num_envs)
+
+
+def jaxmarl_hunt(num_envs: int) -> PeerWorld:
+    """JaxMARL's `MPE_simple_tag_v3`, in which three predators learn and the prey flees, as in our `tag` with prey="flee".
+
+    Prey that flee push in any direction, so all agents play JaxMARL's five-vectors; a predator's move k is the k-th unit vector, which
+    JaxMARL decodes to the same force as the integer k.
+    """
+    env = import_extra("jaxmarl", "jaxmarl").make("MPE_simple_tag_v3", action_type="Continuous")
+    hunters = len(env.adversaries)
+
+    def places(state: Any, bodies: slice) -> tuple[jax.Array, jax.Array]:
+        return state.p_pos[:, bodies, 0].T, state.p_pos[:, bodies, 1].T
+
+    def joint(state: Any, actions: jax.Array) -> dict[str, jax.Array]:
+        moves = jax.nn.one_hot(actions, NUM_MOVES)
+        push = flee(places(state, slice(hunters, hunters + 1)), places(state, slice(hunters)))
+        prey = to_five_vector(jnp.stack([axis[0] for axis in push], axis=-1))
+        return {**{name: moves[:, index] for index, name in enumerate(env.adversaries)}, env.good_agents[0]: prey}
+
+    return _jaxmarl_world(env, list(env.adversaries), NUM_MOVES, joint, num_envs)
+
+
+def _jaxmarl_world(
+    env: Any,
+    learners: list[str],
+    num_actions: int,
+    joint: Callable[[Any, jax.Array], dict[str, jax.Array]],
+    num_envs: int,
+) -> PeerWorld:
+    """A batch of `env` as its `learners` see it; `joint`: state, their actions [B, N] -> everybody's actions by name."""
+    width = max(env.observation_space(agent).shape[0] for agent in learners)
+    masks = jnp.ones((num_envs, len(learners), num_actions), bool)
 
     def stacked(views: Any) -> jax.Array:
-        padded = [jnp.pad(views[a], ((0, 0), (0, width - views[a].shape[1]))) for a in agents]
+        padded = [jnp.pad(views[a], ((0, 0), (0, width - views[a].shape[1]))) for a in learners]
         return jnp.stack(padded, axis=1)
 
     def reset(key: jax.Array) -> Any:
@@ -68,12 +106,12 @@ def jaxmarl_world(name: str, num_envs: int, **settings: Any) -> PeerWorld:
         return state, stacked(views), masks
 
     def step(key: jax.Array, state: Any, actions: jax.Array) -> Any:
-        joint = {agent: actions[:, index] for index, agent in enumerate(agents)}
-        views, state, reward, done, _ = jax.vmap(env.step)(jax.random.split(key, num_envs), state, joint)
-        rewards = jnp.stack([reward[agent] for agent in agents], axis=1)
+        played = joint(state, actions)
+        views, state, reward, done, _ = jax.vmap(env.step)(jax.random.split(key, num_envs), state, played)
+        rewards = jnp.stack([reward[agent] for agent in learners], axis=1).astype(jnp.float32)
         return state, stacked(views), masks, rewards, done["__all__"]
 
-    return PeerWorld(reset, step, len(agents), num_actions)
+    return PeerWorld(reset, step, len(learners), num_actions)
 
 
 def jumanji_world(make: Callable[[], Any], num_envs: int) -> PeerWorld:
