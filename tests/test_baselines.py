@@ -163,8 +163,15 @@ def test_a_tiny_study_from_start_to_report(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_search_trains_all_trials_in_one_pack():
     fixed = {"num_envs": 4, "num_steps": 25, "hidden_sizes": (4,), "minibatches": 1, "evaluation_episodes": 8}
-    search = tune.Search("climbing", "ippo", fixed, {"learning_rate": (1e-4, 1e-2)}, steps=200, trials=3)
+    ranges = {"learning_rate": (1e-4, 1e-2), "discount": (0.9, 0.99)}
+    search = tune.Search("climbing", "ippo", fixed, ranges, steps=200, trials=3, usual={"discount": 0.5}, common=True)
     rows = tune.run(search)
     assert [row["return_sum"] for row in rows] == sorted((row["return_sum"] for row in rows), reverse=True)
     assert {row["learning_rate"] for row in rows} == {trial["learning_rate"] for trial in tune.draw(search)}
     assert tune.table("x", search, rows, 1.0).to_markdown().count("\n| ") >= 4
+    scores = tune.confirm(search, rows[0])
+    assert {label: len(scores[label]) for label in scores} == {"tuned": 5, "usual": 5}
+    assert search.usual_numbers() == {"learning_rate": 2.5e-4, "discount": 0.5}
+    tuned, usual = tune.confirmation("x", search, rows[0], scores, 1.0).rows
+    assert tuned[1] == rows[0]["learning_rate"] and usual[2] == 0.5
+    assert tuned[3].estimate == pytest.approx(np.mean(scores["tuned"])) and usual[4] == 5
