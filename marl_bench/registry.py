@@ -56,6 +56,7 @@ _BUILT_IN = {
         "world": "marl_bench.envs.particles.world:World",
     },
     "learner": {
+        "dec_pomfc": "marl_bench.algorithms.mean_field.dec_pomfc:DecPOMFC",
         "dqn": "marl_bench.algorithms.dqn:DQN",
         "ippo": "marl_bench.algorithms.ippo:IPPO",
         "iql": "marl_bench.algorithms.iql:IQL",

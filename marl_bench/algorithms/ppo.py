@@ -96,7 +96,14 @@ class PPO(OnlineLearner):
     clip: float = field(0.2, doc="clipping of the probability ratio [epsilon]")
     value_clip: float | None = field(0.2, doc="clipping of the change of a value; None for none")
     entropy_coefficient: float = field(0.01, doc="weight of the entropy bonus", unit="1/nat")
+    kl_coefficient: float | None = field(
+        None, doc="weight of the divergence of the new policy from the old one; None for none", unit="1/nat"
+    )
+    initial_log_std: float = field(0.0, doc="logarithm of the standard deviation of a continuous action at the start")
     value_coefficient: float = field(0.5, doc="weight of the value loss")
+    log_std: str = field(
+        "free", static=True, doc="standard deviation of a continuous action: free parameters, or 'state': by the network"
+    )
     anneal_steps: int | None = field(
         None, doc="the step size falls linearly to 0 over so many steps; None keeps it", unit="steps"
     )
@@ -107,6 +114,9 @@ class PPO(OnlineLearner):
         for name in ("epochs", "minibatches"):
             check_integer(self, name, 1)
         check_choice(self, "advantages", ADVANTAGES)
+        check_choice(self, "log_std", ("free", "state"))
+        check_range(self, "initial_log_std")
+        check_range(self, "kl_coefficient", 0.0)
         for name in ("normalize_values", "gradient_norms"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r}: must be True or False (field of {self._kind})")
@@ -138,20 +148,24 @@ class PPO(OnlineLearner):
         del state
         return view, self.ids(view.shape[2])
 
-    @staticmethod
-    def policy(params: Any, output: jax.Array, mask: jax.Array) -> Categorical | Normal:
-        """Action distribution of one agent from its network's output [..., A or D]."""
-        if "log_std" in params:
+    def policy(self, params: Any, output: jax.Array, mask: jax.Array) -> Categorical | Normal:
+        """Action distribution of one agent from its network's output [..., A or D or, with log_std "state", 2 D]."""
+        if mask.shape[-1]:
+            return Categorical.masked(output, mask)
+        if self.log_std == "free":
             return Normal(output, jnp.broadcast_to(params["log_std"], output.shape))
-        return Categorical.masked(output, mask)
+        mean, log_std = jnp.split(output, 2, axis=-1)
+        return Normal(mean, self.initial_log_std + log_std)
 
     def init(self, key: jax.Array, source: Environment) -> PPOState:
         """Draw networks and the first state of the world."""
         key_actor, key_critic, key_world, key_run = jax.random.split(key, 4)
         agents, outputs = self.slots(source), action_size(source)
-        actor = self.init_slots(self.actor(source.observation_shape, source.num_agents, outputs), key_actor, source)
-        if not is_discrete(source):
-            actor["log_std"] = jnp.zeros((slots.num_slots(agents), outputs))
+        by_state = not is_discrete(source) and self.log_std == "state"
+        network = self.actor(source.observation_shape, source.num_agents, 2 * outputs if by_state else outputs)
+        actor = self.init_slots(network, key_actor, source)
+        if not is_discrete(source) and not by_state:
+            actor["log_std"] = jnp.full((slots.num_slots(agents), outputs), self.initial_log_std)
         networks = {"actor": actor, "critic": self.init_slots(self.critic(source), key_critic, source)}
         return PPOState(
             params={**networks, "slots": jnp.asarray(agents, jnp.int32)},
@@ -271,8 +285,8 @@ class PPO(OnlineLearner):
     def loss(self, networks: Any, env: Environment, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Sum over slots of the mean loss of each slot's samples, and scalars to log (means over all samples).
 
-        L = E[-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A)] + c_V V - c_H H (Schulman et al. 2017, eq. 9), where V is half
-        the squared error of the value, the larger of the clipped and the unclipped one.
+        L = E[-min(rho A, clip(rho, 1 - epsilon, 1 + epsilon) A)] + c_V V - c_H H + beta KL (Schulman et al. 2017, eqs. 8, 9), where
+        V is half the squared error of the value, the larger of the clipped and the unclipped one, and KL = E[rho - 1 - log rho].
         """
         shares, metrics = self.shares(networks, env, batch)
         return jnp.sum(shares), metrics
@@ -298,6 +312,8 @@ class PPO(OnlineLearner):
         by_agent = {name: jnp.mean(part, (0, 1)) for name, part in parts.items()}
         total = by_agent["policy_loss"] + self.value_coefficient * by_agent["value_loss"]
         total = total - self.entropy_coefficient * by_agent["entropy"]
+        if self.kl_coefficient is not None:
+            total = total + self.kl_coefficient * by_agent["kl"]
         return slots.weights(self.slots(env)) * total, jax.tree.map(jnp.mean, by_agent)
 
     def norms_by_agent(self, networks: Any, env: Environment, batch: Batch) -> dict[str, jax.Array]:

@@ -34,7 +34,8 @@ from marl_bench.environment import (
 )
 from marl_bench.envs.swarms import rules, viewer
 from marl_bench.envs.swarms.checks import check_flags
-from marl_bench.envs.swarms.swarm import Swarm
+from marl_bench.envs.swarms.swarm import BROADCAST_DOC, BROADCASTS, Swarm
+from marl_bench.mean_field import MOST, Axis
 from marl_bench.random import normal, unit_interval, words
 
 STARTS = ("uniform", "gauss", "two_clusters", "random_gauss")
@@ -93,6 +94,7 @@ class Aggregation(Swarm):
     sensor: str = field("position", static=True, doc="what an agent sees: its own position, or its neighbours")
     reward: str = field("mean", static=True, doc="distances that are paid for: from the mean, or pairwise")
     reward_on_next: bool = field(False, static=True, doc="pay for the state after the step instead of the one before")
+    broadcast: str = field("nothing", static=True, doc=BROADCAST_DOC)
     half_side: float = field(2.0, doc="half the side of the box [B]; > 0", unit="length")
     max_speed: float = field(0.2, doc="longest step [v_max]; > 0", unit="length/step")
     motion_noise: float = field(0.03, doc="standard deviation of the motion's noise [sigma_x]; >= 0", unit="length")
@@ -108,6 +110,7 @@ class Aggregation(Swarm):
         check_choice(self, "start", STARTS)
         check_choice(self, "sensor", SENSORS)
         check_choice(self, "reward", REWARDS)
+        check_choice(self, "broadcast", BROADCASTS)
         check_flags(self, "reward_on_next")
         for name in ("half_side", "max_speed", "sensor_radius"):
             check_range(self, name, 0.0, open_low=True)
@@ -130,14 +133,15 @@ class Aggregation(Swarm):
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """(D,)."""
-        return (self.dimensions,)
+        """(D,), with `broadcast` to the views (D + K,)."""
+        return (self.dimensions + self.told_size,)
 
     @property
     def observation_spec(self) -> specs.ObservationSpec:
-        """`ObservationSpec` whose views lie in [-1, 1]."""
+        """`ObservationSpec` whose views lie in [-1, 1], and what is broadcast below 10."""
         spec = super().observation_spec
-        view = specs.BoundedArray((self.agents, self.dimensions), np.float32, "agents_view", -1.0, 1.0)
+        high = np.repeat(np.array([1, MOST], np.float32), [self.dimensions, self.told_size])
+        view = specs.BoundedArray((self.agents, *self.observation_shape), np.float32, "agents_view", -1.0, high)
         return specs.ObservationSpec(view, spec.action_mask, spec.step_count)
 
     @property
@@ -204,7 +208,7 @@ class Aggregation(Swarm):
         else:
             view = (state.position + self.sensor_noise * self._normal(state, SENSING)) / self.half_side
         # The quotient may be rounded above 1 when it is compiled to a product.
-        return self.observe_view(jnp.clip(view, -1, 1).T, state.step_count)
+        return self.observe_view(self.told(state, jnp.clip(view, -1, 1).T), state.step_count)
 
     @staticmethod
     def _metrics(state: State, speed: jax.Array) -> dict[str, jax.Array]:
@@ -212,13 +216,22 @@ class Aggregation(Swarm):
 
     # --- for learners and readers ----------------------------------------------------------------
 
-    def global_state(self, state: State) -> jax.Array:
+    def neighbours(self, state: State) -> jax.Array:
+        """[N, N] bool: who is nearer than the sensor's radius."""
+        return rules.neighbours(state.position, self.sensor_radius)
+
+    def agents_state(self, state: State) -> jax.Array:
         """[D * N] float32 positions divided by B."""
         return (state.position / self.half_side).reshape(-1)
 
+    @property
+    def mean_field_axes(self) -> tuple[Axis, ...]:
+        """D lines, of 7 centres each (3 in more than three dimensions)."""
+        return (Axis(centres=7 if self.dimensions <= 3 else 3),) * self.dimensions
+
     def mean_field(self, state: State) -> jax.Array:
-        """[N, D] float32 embedding of each agent's state in [-1, 1]^D: the sample whose distribution is the mean field."""
-        return (state.position / self.half_side).T
+        """[1, N, D] float32 positions divided by B."""
+        return (state.position / self.half_side).T[None]
 
     def render(self, state: State) -> np.ndarray:
         """uint8 [320, 320, 3]: the box seen along the first two axes, the agents and their mean (cross)."""

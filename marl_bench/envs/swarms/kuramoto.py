@@ -37,7 +37,8 @@ from marl_bench.environment import (
 from marl_bench.envs.swarms import scripted, sensing, viewer
 from marl_bench.envs.swarms.checks import check_flags, check_search
 from marl_bench.envs.swarms.surfaces import Place
-from marl_bench.envs.swarms.swarm import Swarm
+from marl_bench.envs.swarms.swarm import BROADCAST_DOC, BROADCASTS, Swarm
+from marl_bench.mean_field import Axis
 from marl_bench.random import normal, unit_interval, words
 
 GRAPHS = ("geometric", "all")
@@ -94,6 +95,7 @@ class Kuramoto(Swarm):
     see_velocity: bool = field(False, static=True, doc="append the own velocity to the view (inertial)")
     heun: bool = field(False, static=True, doc="Heun's method instead of Euler's (without inertia)")
     reward_on_next: bool = field(False, static=True, doc="pay for the state after the step instead of the one before")
+    broadcast: str = field("nothing", static=True, doc=BROADCAST_DOC)
     cells: int | None = field(
         None,
         static=True,
@@ -119,6 +121,7 @@ class Kuramoto(Swarm):
         check_choice(self, "graph", GRAPHS)
         check_choice(self, "sensor", sensing.SENSORS)
         check_choice(self, "law", LAWS)
+        check_choice(self, "broadcast", BROADCASTS)
         check_flags(self, "quantiles", "white", "synchronous", "inertial", "see_velocity", "heun", "reward_on_next")
         for name in ("radius", "max_turn", "mass", "step_time"):
             check_range(self, name, 0.0, open_low=True)
@@ -129,7 +132,9 @@ class Kuramoto(Swarm):
                 f"sensor={self.sensor!r}: with graph=all use moment or moment2, which need no pairs (field of Kuramoto)"
             )
         if self.white and self.quantiles:
-            raise ValueError("quantiles=True: with white=True frequencies are drawn anew in every step; use one of them")
+            raise ValueError(
+                "quantiles=True: with white=True frequencies are drawn anew in every step; use one of them"
+            )
         if self.graph == "all" and self.cells is not None:
             raise ValueError(f"cells={self.cells!r}: with graph=all there is no neighbour search; use cells=None")
         known = concrete(self.mass) and concrete(self.step_time)
@@ -154,7 +159,7 @@ class Kuramoto(Swarm):
     @property
     def observation_shape(self) -> tuple[int, ...]:
         """(d,)."""
-        return (sensing.size(self.sensor, self.sectors) + self.see_velocity,)
+        return (sensing.size(self.sensor, self.sectors) + self.see_velocity + self.told_size,)
 
     @property
     def action_spec(self) -> specs.BoundedArray:
@@ -182,7 +187,9 @@ class Kuramoto(Swarm):
         state = State(x, y, phase, frequency, frequency if self.inertial else None, start, key)
         view = self.view(state)
         nothing = jnp.float32(0)
-        return state, self.restart(self.observe_view(view, start), self._metrics(state, view, nothing, nothing))
+        return state, self.restart(
+            self.observe_view(self.told(state, view), start), self._metrics(state, view, nothing, nothing)
+        )
 
     def step(self, state: State, actions: jax.Array) -> tuple[State, TimeStep]:
         """All oscillators go on at once. `actions`: [N, 1] floats, clipped to [-1, 1]."""
@@ -192,7 +199,7 @@ class Kuramoto(Swarm):
         paid = self.order(following if self.reward_on_next else state) - self.action_cost * turn
         timestep = self.transition(
             jnp.broadcast_to(paid, (self.agents,)),
-            self.observe_view(view, following.step_count),
+            self.observe_view(self.told(following, view), following.step_count),
             truncated=following.step_count >= self.horizon,
             metrics=self._metrics(following, view, velocity, turn),
         )
@@ -280,10 +287,31 @@ class Kuramoto(Swarm):
 
     # --- for learners and readers ----------------------------------------------------------------
 
-    def global_state(self, state: State) -> jax.Array:
+    def neighbours(self, state: State) -> jax.Array:
+        """[N, N] bool: whom each oscillator sees, row by row."""
+        if self.graph == "all":
+            return ~jnp.eye(self.agents, dtype=bool)
+        place = Place(state.x, state.y, jnp.cos(state.phase), jnp.sin(state.phase))
+        return sensing.seen_by("torus", place, self.radius, self.side)
+
+    def agents_state(self, state: State) -> jax.Array:
         """[5 N] float32: x, y, cosines and sines of the phases, frequencies; [6 N] with inertia, velocities."""
         parts = [state.x, state.y, jnp.cos(state.phase), jnp.sin(state.phase), state.frequency]
         return jnp.concatenate([*parts, *([] if state.velocity is None else [state.velocity])])
+
+    @property
+    def mean_field_axes(self) -> tuple[Axis, ...]:
+        """x and y, 4 centres each, and the phase, 6 centres; with graph=all the phase alone, 8 centres."""
+        if self.graph == "all":
+            return (Axis("circle", 8, order=True),)
+        return Axis("circle", 4), Axis("circle", 4), Axis("circle", 6, order=True)
+
+    def mean_field(self, state: State) -> jax.Array:
+        """[1, N, 6, or 2 with graph=all] float32 places on the torus and phases, as cosines and sines."""
+        angles = [state.phase]
+        if self.graph == "geometric":
+            angles = [*(2 * np.float32(np.pi) * along / self.side for along in (state.x, state.y)), state.phase]
+        return jnp.stack([part for angle in angles for part in (jnp.cos(angle), jnp.sin(angle))], axis=-1)[None]
 
     def render(self, state: State) -> np.ndarray:
         """uint8 [320, 320, 3]: oscillators at their places, hands and colours by their phases."""

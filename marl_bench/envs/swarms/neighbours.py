@@ -7,6 +7,7 @@ Source: spec swarm_envs.md section 3; cell lists as in every molecular-dynamics 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -52,14 +53,61 @@ def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) ->
         terms = (jnp.ones_like(sight.squared), *term(sight))
         return tuple(jnp.sum(jnp.where(near, value, 0), axis=1) for value in terms)
 
+    return _by_blocks(seen_from, place, agents)
+
+
+def all_pairs_moments(surface: str, place: Place, radius: Any, side: Any, harmonics: int) -> tuple[Array, ...]:
+    """`all_pairs` of the cosines and sines of relative headings and their multiples, on a surface that mirrors nothing.
+
+    The sum over neighbours of a relative heading is the sum of their headings, turned: one product of the matrix of who is near with the
+    headings, a tenth of the time that sums over pairs take.
+
+    Args:
+      place: [N] agents in the chart. radius, side: lengths.
+      harmonics: multiples 1 ... H of the heading.
+    Returns:
+      number of neighbours, then cosine and sine of each harmonic, [N] each.
+    """
+    count = place.x.shape[0]
+    agents = jnp.arange(count)
+    waves = [(place.cos, place.sin)]
+    for _ in range(harmonics - 1):
+        waves.append(_turned(waves[-1], (place.cos, place.sin)))
+    columns = jnp.stack([jnp.ones(count), *itertools.chain(*waves)], axis=1)
+    place = _stored(place)
+
+    def sums_of(eye: Place, agent: Array) -> Array:
+        here, there = (jax.tree.map(lambda leaf: leaf[:, None], eye), jax.tree.map(lambda leaf: leaf[None], place))
+        squared = surfaces.sight(surface, here, there, side).squared
+        near = (squared < radius * radius) & (agent[:, None] != agents[None])
+        return jnp.matmul(near.astype(jnp.float32), columns, precision="highest")
+
+    number, *sums = _by_blocks(sums_of, place, agents).T
+    pairs = zip(sums[::2], sums[1::2], waves, strict=True)
+    return (number, *itertools.chain(*(_turned((cos, sin), (wave[0], -wave[1])) for cos, sin, wave in pairs)))
+
+
+def _stored(place: Place) -> Place:
+    """The same places, out of a product with the unit matrix: a compiler that fuses would compute them anew for every pair."""
+    return Place(*jnp.matmul(jnp.stack(place, axis=1), np.eye(4, dtype=np.float32), precision="highest").T)
+
+
+def _turned(vector: tuple[Array, Array], by: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Products of complex numbers."""
+    return vector[0] * by[0] - vector[1] * by[1], vector[0] * by[1] + vector[1] * by[0]
+
+
+def _by_blocks(function: Callable[[Place, Array], Any], place: Place, agents: Array) -> Any:
+    """`function` of blocks of at most `BLOCK` agents [n], its results [n, ...] put together."""
+    count = agents.shape[0]
     if count <= BLOCK:
-        return seen_from(place, agents)
+        return function(place, agents)
     blocks = -(-count // BLOCK)
     padded = jax.tree.map(
         lambda leaf: jnp.pad(leaf, (0, blocks * BLOCK - count)).reshape(blocks, BLOCK), (place, agents)
     )
-    found = jax.lax.map(lambda block: seen_from(*block), padded)
-    return tuple(value.reshape(-1)[:count] for value in found)
+    found = jax.lax.map(lambda block: function(*block), padded)
+    return jax.tree.map(lambda value: value.reshape(blocks * BLOCK, *value.shape[2:])[:count], found)
 
 
 def cell_lists(surface: str, place: Place, radius: Any, side: Any, cells: int, term: Term) -> tuple[Array, ...]:

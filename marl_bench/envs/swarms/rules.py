@@ -49,6 +49,11 @@ def pairwise_distance(position: Array) -> Array:
 def neighbour_offset(position: Array, radius: Any) -> Array:
     """[D, N] mean offset of the other agents nearer than `radius`, seen from each agent; 0 where there are none."""
     offset = position[:, None, :] - position[:, :, None]
-    others = ~jnp.eye(position.shape[1], dtype=bool)
-    near = (jnp.sum(jnp.square(offset), axis=0) < radius * radius) & others
+    near = neighbours(position, radius)
     return jnp.sum(jnp.where(near, offset, 0), axis=2) / jnp.maximum(1, jnp.sum(near, axis=1))
+
+
+def neighbours(position: Array, radius: Any) -> Array:
+    """[N, N] bool: which others are nearer to an agent than `radius`, from positions [D, N]."""
+    squared = jnp.sum(jnp.square(position[:, None, :] - position[:, :, None]), axis=0)
+    return (squared < radius * radius) & ~jnp.eye(position.shape[1], dtype=bool)

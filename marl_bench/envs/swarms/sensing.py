@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_bench.envs.swarms import neighbours
-from marl_bench.envs.swarms.surfaces import Place, Sight
+from marl_bench.envs.swarms.surfaces import FLIPPED, Place, Sight, sight
 
 Array = jax.Array
 
@@ -50,7 +50,10 @@ def view(
             return (*first, sight.cos * sight.cos - sight.sin * sight.sin, 2 * sight.cos * sight.sin)
         return first
 
-    if cells is None:
+    if cells is None and sensor != "sectors" and surface not in FLIPPED:
+        harmonics = 2 if sensor == "moment2" else 1
+        number, *sums = neighbours.all_pairs_moments(surface, place, radius, side, harmonics)
+    elif cells is None:
         number, *sums = neighbours.all_pairs(surface, place, radius, side, term)
     else:
         number, *sums = neighbours.cell_lists(surface, place, radius, side, cells, term)
@@ -61,6 +64,13 @@ def view(
     elif sensor == "sectors":
         entries.append(jnp.where(number == 0, 1.0, 0.0))
     return jnp.stack(entries, axis=1), number
+
+
+def seen_by(surface: str, place: Place, radius: Any, side: Any) -> Array:
+    """[N, N] bool: whom each agent sees, row by row; all pairs are compared."""
+    eye, other = (Place(*(entry[index] for entry in place)) for index in ((slice(None), None), (None, slice(None))))
+    squared = sight(surface, eye, other, side).squared
+    return (squared < radius * radius) & ~jnp.eye(squared.shape[0], dtype=bool)
 
 
 def order(cos: Array, sin: Array) -> Array:

@@ -129,6 +129,12 @@ class Sight(NamedTuple):
 
 def sight(surface: str, eye: Place, other: Place, side: Any) -> Sight:
     """How `other` appears from `eye` (arrays that broadcast): through the nearest image, the first one where two are as near."""
+    if surface not in FLIPPED:
+        # Nothing is mirrored, so the nearest image is the nearest one along each side.
+        dx, dy = other.x - eye.x, other.y - eye.y
+        dx = _nearest(dx, side) if surface in GLUED else dx
+        dy = _nearest(dy, side) if surface in GLUED_TOP else dy
+        return seen(eye, other)._replace(squared=dx * dx + dy * dy, dx=dx, dy=dy)
     nearest: Sight | None = None
     for a, b in tiles(surface):
         found = seen(eye, image(surface, other, a, b, side))
@@ -139,6 +145,13 @@ def sight(surface: str, eye: Place, other: Place, side: Any) -> Sight:
             nearest = Sight(*(jnp.where(nearer, new, old) for new, old in zip(found, nearest, strict=True)))
     assert nearest is not None
     return nearest
+
+
+def _nearest(gap: Array, side: Any) -> Array:
+    """The gap between two coordinates, or the one to an image a side before or behind it, whichever is smallest."""
+    before, behind = gap - side, gap + side
+    gap = jnp.where(jnp.abs(before) <= jnp.abs(gap), before, gap)
+    return jnp.where(jnp.abs(behind) < jnp.abs(gap), behind, gap)
 
 
 def seen(eye: Place, there: Place) -> Sight:

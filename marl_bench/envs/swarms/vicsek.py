@@ -35,7 +35,8 @@ from marl_bench.environment import (
 from marl_bench.envs.swarms import scripted, sensing, surfaces, viewer
 from marl_bench.envs.swarms.checks import check_flags, check_search
 from marl_bench.envs.swarms.surfaces import Place
-from marl_bench.envs.swarms.swarm import Swarm
+from marl_bench.envs.swarms.swarm import BROADCAST_DOC, BROADCASTS, Swarm
+from marl_bench.mean_field import Axis
 from marl_bench.random import normal, unit_interval, words
 
 STARTS = ("uniform", "half", "von_mises")
@@ -98,6 +99,7 @@ class Vicsek(Swarm):
     start: str = field("uniform", static=True, doc="headings at the start: uniform, half (of a circle), von_mises")
     reward: str = field("polarisation", static=True, doc="what is paid: polarisation, misalignment, nematic, local")
     reward_on_next: bool = field(False, static=True, doc="pay for the state after the step instead of the one before")
+    broadcast: str = field("nothing", static=True, doc=BROADCAST_DOC)
     cells: int | None = field(
         None,
         static=True,
@@ -123,6 +125,7 @@ class Vicsek(Swarm):
         check_choice(self, "handedness", ("chart", "carried"))
         check_choice(self, "start", STARTS)
         check_choice(self, "reward", REWARDS)
+        check_choice(self, "broadcast", BROADCASTS)
         check_flags(self, "compass", "speed_control", "reward_on_next")
         if self.dynamics == "classic" and (self.speed_control or self.update == "forward"):
             name = "speed_control" if self.speed_control else "update"
@@ -140,8 +143,8 @@ class Vicsek(Swarm):
 
     @property
     def observation_shape(self) -> tuple[int, ...]:
-        """(d,)."""
-        return (sensing.size(self.sensor, self.sectors) + 2 * self.compass,)
+        """(d,), with `broadcast` to the views (d + K,)."""
+        return (sensing.size(self.sensor, self.sectors) + 2 * self.compass + self.told_size,)
 
     @property
     def action_spec(self) -> specs.BoundedArray:
@@ -167,7 +170,7 @@ class Vicsek(Swarm):
         state = State(x * self.side, y * self.side, self._start_heading(share), hand, jnp.int32(0), key)
         view = self.view(state)
         return state, self.restart(
-            self.observe_view(view, state.step_count), self._metrics(state, view, jnp.float32(0))
+            self.observe_view(self.told(state, view), state.step_count), self._metrics(state, view, jnp.float32(0))
         )
 
     def step(self, state: State, actions: jax.Array) -> tuple[State, TimeStep]:
@@ -180,7 +183,7 @@ class Vicsek(Swarm):
         paid = self.order(following, view) if self.reward_on_next else self.order(state, None)
         timestep = self.transition(
             jnp.broadcast_to(paid - self.action_cost * turn, (self.agents,)),
-            self.observe_view(view, following.step_count),
+            self.observe_view(self.told(following, view), following.step_count),
             truncated=following.step_count >= self.horizon,
             metrics=self._metrics(following, view, turn),
         )
@@ -223,8 +226,11 @@ class Vicsek(Swarm):
         return sign * sensing.order(cos, sin)
 
     def _seen(self, state: State, sensor: str) -> tuple[jax.Array, jax.Array]:
-        place = Place(state.x, state.y, jnp.cos(state.heading), jnp.sin(state.heading))
-        return sensing.view(sensor, self.sectors, self.surface, place, self.radius, self.side, self.cells)
+        return sensing.view(sensor, self.sectors, self.surface, self._place(state), self.radius, self.side, self.cells)
+
+    @staticmethod
+    def _place(state: State) -> Place:
+        return Place(state.x, state.y, jnp.cos(state.heading), jnp.sin(state.heading))
 
     def _mean_of_neighbours(self, state: State) -> tuple[jax.Array, jax.Array]:
         """Sum of the relative headings of the neighbours and oneself."""
@@ -266,10 +272,42 @@ class Vicsek(Swarm):
 
     # --- for learners and readers ----------------------------------------------------------------
 
-    def global_state(self, state: State) -> jax.Array:
+    def neighbours(self, state: State) -> jax.Array:
+        """[N, N] bool: whom each agent sees, row by row."""
+        return sensing.seen_by(self.surface, self._place(state), self.radius, self.side)
+
+    def agents_state(self, state: State) -> jax.Array:
         """[4 N] float32: x / L, y / L, cosines and sines of the headings."""
         parts = [state.x / self.side, state.y / self.side, jnp.cos(state.heading), jnp.sin(state.heading)]
         return jnp.concatenate(parts)
+
+    @property
+    def mean_field_axes(self) -> tuple[Axis, ...]:
+        """x and y, 4 centres each, and the heading, 6 centres."""
+        glued, flipped = self.surface in surfaces.GLUED, self.surface in surfaces.FLIPPED
+        x = Axis("circle" if glued else "line", 4, 0.5 if flipped else 1.0)
+        y = Axis("circle" if self.surface in surfaces.GLUED_TOP else "line", 4, 0.5 if self.surface == "rp2" else 1.0)
+        return x, y, Axis("circle", 6, order=True)
+
+    def mean_field(self, state: State) -> jax.Array:
+        """[C, N, 6, or less with walls] float32 positions and headings; glued sides are circles.
+
+        A side with a mirroring seam is half of a circle on which each agent has a mirrored image, so that kernels see what is near
+        across the seam: C is 2 on klein and mobius, 4 on rp2.
+        """
+        across = (0, 1) if self.surface in surfaces.FLIPPED else (0,)
+        upward = (0, 1) if self.surface == "rp2" else (0,)
+        images = [surfaces.image(self.surface, self._place(state), a, b, self.side) for a in across for b in upward]
+
+        def columns(place: Place) -> jax.Array:
+            parts = []
+            for axis, along in zip(self.mean_field_axes, (place.x, place.y), strict=False):
+                share = along / self.side
+                angle = 2 * np.float32(np.pi) * axis.share * share
+                parts += [jnp.cos(angle), jnp.sin(angle)] if axis.kind == "circle" else [2 * share - 1]
+            return jnp.stack([*parts, place.cos, place.sin], axis=-1)
+
+        return jnp.stack([columns(place) for place in images])
 
     def render(self, state: State) -> np.ndarray:
         """uint8 [320, 320, 3]: the chart and the agents with their headings, coloured by direction."""
