@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import struct
 
+import marl_bench
 from marl_bench.absolute_metric import Evaluated
 from marl_bench.environment import Environment, Observation, TimeStep
 from marl_bench.envs.social.metrics import SocialMetrics
@@ -65,6 +66,8 @@ class Scheduled(Learner):
     """Plays `levels[k]` after k + 1 updates."""
 
     levels: tuple[int, ...] = struct.field(pytree_node=False, default=LEVELS)
+    evaluation_episodes: int = struct.field(pytree_node=False, default=64)
+    evaluation_greedy: bool = struct.field(pytree_node=False, default=True)
 
     @property
     def default_steps(self) -> int:
@@ -170,3 +173,15 @@ def test_sweeps_ask_for_it():
         expand(SweepConfig.from_tokens([*tokens, "evaluations=4"]))
     with pytest.raises(UsageError, match="never ends"):
         expand(SweepConfig.from_tokens(["env=network_dilemma", "learner=ippo", "steps=20480", "evaluations=5"]))
+
+
+def test_the_last_policy_of_a_run_is_loaded_or_the_best(tmp_path):
+    tokens = [f"env={__name__}:Luck", f"learner={__name__}:Scheduled", "steps=40"]
+    for name, more in (("evaluated", ["evaluations=8"]), ("plain", [])):
+        config = SweepConfig.from_tokens([*tokens, *more])
+        marl_bench.run_sweep(config, tmp_path / name, wandb="disabled", quiet=True)
+    played = {best: marl_bench.load_policy(tmp_path / "evaluated", best=best).params for best in (False, True)}
+    assert {best: int(level) for best, level in played.items()} == {False: LEVELS[-1], True: max(LEVELS)}
+    assert int(marl_bench.load_policy(tmp_path / "plain").params) == LEVELS[-1]
+    with pytest.raises(UsageError, match=r"plain was not evaluated while it trained; run it with evaluations=N"):
+        marl_bench.load_policy(tmp_path / "plain", best=True)

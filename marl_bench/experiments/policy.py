@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from marl_bench.absolute_metric import Evaluated
 from marl_bench.environment import Environment, Observation
 from marl_bench.errors import RunError, UsageError
 from marl_bench.experiments.cells import SweepConfig, expand
@@ -59,15 +60,16 @@ class Policy:
         return self.learner.act(self.params, memory, observation, key, greedy)
 
 
-def load_policy(run_dir: Path | str, cell: int = 0) -> Policy:
+def load_policy(run_dir: Path | str, cell: int = 0, *, best: bool = False) -> Policy:
     """Load the policy of one cell of a run from its newest intact checkpoint.
 
     Args:
       run_dir: the folder given as `--out`.
       cell: the cell's number (`cell` in `results.parquet`).
+      best: the policy of the best evaluation so far instead of the last one; for runs with `evaluations`.
     Raises:
       RunError: when the folder or its checkpoint is missing or damaged, or is a pickle file (never opened).
-      UsageError: when the run has no such cell.
+      UsageError: when the run has no such cell, or no evaluations to choose the best policy by.
     """
     path = Path(run_dir)
     if path.is_file():
@@ -81,6 +83,8 @@ def load_policy(run_dir: Path | str, cell: int = 0) -> Policy:
     if not 0 <= cell < len(specs):
         raise UsageError(f"cell={cell}: {path} has cells 0 to {len(specs) - 1}")
     spec = specs[cell]
+    if best and not isinstance(spec.learner, Evaluated):
+        raise UsageError(f"best=True: {path} was not evaluated while it trained; run it with evaluations=N")
     table = folder.read_cells()
     row = table[table["cell"] == cell].iloc[0]
     arrays, _, _ = checkpoint.restore_raw(folder.checkpoint_directory(int(row["pack"])))
@@ -89,7 +93,7 @@ def load_policy(run_dir: Path | str, cell: int = 0) -> Policy:
     )
 
     def pick(leaf_path: Any, expected: Any) -> jax.Array:
-        name = f".params{jax.tree_util.keystr(leaf_path)}"
+        name = f".{'best_params' if best else 'params'}{jax.tree_util.keystr(leaf_path)}"
         if name not in arrays:
             raise RunError(f"{path}: the checkpoint has no leaf {name}; it was saved by another version")
         found = arrays[name][int(row["row"])]
