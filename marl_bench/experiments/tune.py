@@ -81,7 +81,7 @@ _FORAGING_VDN: dict[str, Any] = {
     "learning_rate_steps": 480_000,
     "anneal_steps": 120_000,
 }
-_SPREAD_PPO: dict[str, Any] = {
+_PARTICLES_PPO: dict[str, Any] = {
     "num_envs": 64,
     "num_steps": 25,
     "activation": "relu",
@@ -89,6 +89,7 @@ _SPREAD_PPO: dict[str, Any] = {
     "evaluation_greedy": True,
     "anneal_steps": 512_000,
 }
+_PARTICLES_RANGES = {**_PPO_RANGES, "discount": (0.9, 0.99), "entropy_coefficient": (1e-3, 3e-2)}
 _COIN_PPO: dict[str, Any] = {
     "num_envs": 16,
     "num_steps": 50,
@@ -117,10 +118,20 @@ SEARCHES = {
     "spread_ippo": Search(
         "spread",
         "ippo",
-        _SPREAD_PPO,
-        {**_PPO_RANGES, "discount": (0.9, 0.99), "entropy_coefficient": (1e-3, 3e-2)},
+        _PARTICLES_PPO,
+        _PARTICLES_RANGES,
         512_000,
         score="return_mean_per_agent",
+        usual={"learning_rate": 1e-3},
+    ),
+    "tag_ippo": Search(
+        "tag",
+        "ippo",
+        _PARTICLES_PPO,
+        _PARTICLES_RANGES,
+        512_000,
+        score="return_mean_per_agent",
+        environment_fields={"prey": "flee"},
         usual={"learning_rate": 1e-3},
     ),
     "coin_game_ippo": Search(
