@@ -80,8 +80,9 @@ class DecisionRule:
         weights, (means, spreads) = self.weights(view), self.squashed(xi)
         if self.mix == "components":
             assert uniform is not None
-            bound = uniform[..., None] * jnp.sum(weights, axis=-1, keepdims=True)
-            chosen = jnp.sum(jnp.cumsum(weights, axis=-1) <= bound, axis=-1)
+            cumulative = jnp.cumsum(weights, axis=-1)
+            # Scaled by their own total: rounding must not choose beyond the last centre.
+            chosen = jnp.sum(cumulative <= uniform[..., None] * cumulative[..., -1:], axis=-1)
             weights = jax.nn.one_hot(chosen, weights.shape[-1])
         return jnp.clip(_blended(weights, means) + _blended(weights, spreads) * noise, self.low, self.high)
 
