@@ -130,7 +130,8 @@ class _Player:
         if run not in self._runs:
             self._runs[run] = trained(self.folder, run, self.seeds)
         first, params = self._runs[run]
-        env = dataclasses.replace(first.environment, agents=agents, **(start or {}))
+        env: Any = first.environment
+        env = dataclasses.replace(env, agents=agents, **(start or {}))
         learner = getattr(first.learner, "learner", first.learner)
         found = returns(
             env,

@@ -73,6 +73,11 @@ TRAINED_SIZES = (10, SMALL, SURFACE_SIZE)
 """Agents of E11's training in vicsek, besides E1's."""
 
 
+def settings(learner: str) -> dict[str, Any]:
+    """Fields of a learner in all experiments."""
+    return _PLANNER if learner == "dec_pomfc" else _AGENTS
+
+
 def sized(world: str, agents: int) -> str:
     """Name of a world with so many agents."""
     return f"{world} N={agents}"
@@ -106,8 +111,8 @@ def entries(scale: str) -> list[Entry]:
     for agents in TRAINED_SIZES:
         if agents != SMALL:
             found.append(_entry(scale, sized("vicsek", agents), "dec_pomfc", "vicsek", {"agents": agents}))
-    # Last, because a step of 100 agents that learn one by one is the most expensive.
-    return found + _against(scale, "vicsek", SIZE, ("ippo",), suffix=" short")
+    # A step of 100 agents that learn one by one is the most expensive.
+    return found + (_against(scale, "vicsek", SIZE, ("ippo",), suffix=" short") if scale == "paper" else [])
 
 
 def _against(scale: str, world: str, agents: int, labels: tuple[str, ...], suffix: str = "") -> list[Entry]:
@@ -125,13 +130,12 @@ def _entry(
     label: str,
     environment: str,
     fields: dict[str, Any],
-    settings: dict[str, Any] | None = None,
+    changed: dict[str, Any] | None = None,
     learner: str = "dec_pomfc",
     length: str = "short",
 ) -> Entry:
-    base = _PLANNER if learner == "dec_pomfc" else _AGENTS
-    settings = {**base, **(_PAPER if scale == "paper" else {}), **(settings or {})}
+    chosen = {**settings(learner), **(_PAPER if scale == "paper" else {}), **(changed or {})}
     evaluations = 3 if scale == "smoke" else 6
     return baselines.entry(
-        world, label, environment, learner, _STEPS[scale][length], _SEEDS[scale], evaluations, fields, settings
+        world, label, environment, learner, _STEPS[scale][length], _SEEDS[scale], evaluations, fields, chosen
     )
