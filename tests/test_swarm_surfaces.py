@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from marl_bench.envs.swarms import neighbours, surfaces
+from marl_bench.envs.swarms import cell_lists, neighbours, surfaces
 from marl_bench.envs.swarms.surfaces import Place
 
 CLOSED = surfaces.GLUED
@@ -120,7 +120,7 @@ def searched(surface, place, radius, cells):
     """Numbers of neighbours and sums of relative headings by both searches."""
     term = lambda sight: (sight.cos, sight.sin, sight.dx)  # noqa: E731
     pairs = jax.jit(lambda p, r: neighbours.all_pairs(surface, p, r, 1.0, term))(place, radius)
-    lists = jax.jit(lambda p, r: neighbours.cell_lists(surface, p, r, 1.0, cells, term))(place, radius)
+    lists = jax.jit(lambda p, r: cell_lists.cell_lists(surface, p, r, 1.0, cells, term))(place, radius)
     return [np.asarray(x) for x in pairs], [np.asarray(x) for x in lists]
 
 
@@ -151,17 +151,18 @@ def test_cell_lists_find_the_same_neighbours_anywhere(surface):
 @pytest.mark.parametrize("surface", surfaces.SURFACES)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
-def test_degenerate_swarms(surface, data):
-    """All in one point, in few points, on the edges: the searches still agree."""
-    spots = data.draw(st.lists(st.tuples(st.integers(0, 31), st.integers(0, 31)), min_size=1, max_size=4))
-    chosen = data.draw(st.lists(st.integers(0, len(spots) - 1), min_size=24, max_size=24))
-    x, y = np.array([spots[index] for index in chosen], np.float32).T / 32
-    place = places(24)._replace(x=jnp.asarray(x), y=jnp.asarray(y))
-    pairs, lists = _both(surface)(place)
+def test_clustered_and_degenerate_swarms(surface, data):
+    """All in one point, in few points, in clusters that overlap, on the edges: the searches still agree, and nobody is dropped."""
+    spots = data.draw(st.lists(st.tuples(st.integers(0, 32), st.integers(0, 32)), min_size=1, max_size=4))
+    width = data.draw(st.sampled_from([0, 0, 5, 60]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    spread = rng.integers(-width, width + 1, (2, 64))
+    x, y = ((np.array(spots).T[:, rng.integers(0, len(spots), 64)] * 32 + spread) % 1024).astype(np.float32) / 1024
+    pairs, lists = _both(surface)(places(64)._replace(x=jnp.asarray(x), y=jnp.asarray(y)))
     np.testing.assert_array_equal(pairs[0], lists[0])
-    np.testing.assert_allclose(pairs[1], lists[1], atol=2e-5)
-    if len({spots[index] for index in chosen}) == 1:
-        assert (np.asarray(pairs[0]) == 23).all()
+    np.testing.assert_allclose(pairs[1], lists[1], atol=5e-5)
+    if len(spots) == 1 and width == 0:
+        assert (np.asarray(lists[0]) == 63).all()
 
 
 @functools.cache
@@ -171,14 +172,32 @@ def _both(surface):
     def both(place):
         return (
             neighbours.all_pairs(surface, place, 0.125, 1.0, term),
-            neighbours.cell_lists(surface, place, 0.125, 1.0, 5, term),
+            cell_lists.cell_lists(surface, place, 0.125, 1.0, 5, term),
         )
 
     return jax.jit(both)
 
 
+def test_groups_in_blocks(monkeypatch):
+    """More groups of agents than fit into one block."""
+    monkeypatch.setattr(cell_lists, "BLOCK", 7)
+    pairs, lists = searched("klein", places(300, key=3, grid=1024), 0.125, 8)
+    np.testing.assert_array_equal(pairs[0], lists[0])
+
+
+@given(st.sampled_from([1, 40]), st.sampled_from([1, 7, 2**31]), st.integers(0, 99))
+@settings(max_examples=10, deadline=None)
+def test_sorting_order(count, bound, seed):
+    """The stable order, also of keys and indices that do not fit into one word."""
+    key = np.random.default_rng(seed).integers(0, bound, count)
+    key[count // 2 :] = key[0]
+    np.testing.assert_array_equal(
+        cell_lists.sorting_order(jnp.asarray(key, jnp.int32), bound), np.argsort(key, kind="stable")
+    )
+
+
 def test_cells_too_small_for_the_radius_are_reported():
-    sums = jax.jit(lambda radius: neighbours.cell_lists("torus", places(10), radius, 1.0, 5, lambda s: ()))(0.21)
+    sums = jax.jit(lambda radius: cell_lists.cell_lists("torus", places(10), radius, 1.0, 5, lambda s: ()))(0.21)
     assert np.isnan(sums[0]).all()
 
 

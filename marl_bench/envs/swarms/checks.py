@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from marl_bench.environment import check_integer, concrete
-from marl_bench.envs.swarms import neighbours
+from marl_bench.envs.swarms import cell_lists, neighbours
 
 
 def check_flags(owner: Any, *names: str) -> None:
@@ -33,15 +34,16 @@ def check_search(owner: Any) -> None:
         raise ValueError(f"speed={speed!r}: must be at most the side, {owner.side:g} (field of {kind})")
     fitting = int(owner.side / owner.radius * (1 + 1e-6)) if known else None
     if owner.cells is not None:
-        check_integer(owner, "cells", neighbours.LEAST_CELLS)
+        check_integer(owner, "cells", cell_lists.LEAST_CELLS, cell_lists.MOST_CELLS)
         if fitting is not None and owner.cells > fitting:
             raise ValueError(
                 f"cells={owner.cells}: a cell must be at least a radius wide, so at most {fitting} fit into the side"
-                f"{'' if fitting >= neighbours.LEAST_CELLS else '; use cells=None'} (field of {kind})"
+                f"{'' if fitting >= cell_lists.LEAST_CELLS else '; use cells=None'} (field of {kind})"
             )
     elif owner.agents > neighbours.MOST_PAIRS:
-        remedy = "a number of cells" if fitting is None else f"cells={fitting}"
-        if fitting is not None and fitting < neighbours.LEAST_CELLS:
+        # More cells than agents would only take memory.
+        remedy = "a number of cells" if fitting is None else f"cells={min(fitting, math.isqrt(owner.agents))}"
+        if fitting is not None and fitting < cell_lists.LEAST_CELLS:
             remedy = "a smaller radius, and cells"
         raise ValueError(
             f"agents={owner.agents}: all pairs are compared for at most {neighbours.MOST_PAIRS} agents; use {remedy} "

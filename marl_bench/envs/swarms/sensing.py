@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from marl_bench.envs.swarms import neighbours
+from marl_bench.envs.swarms import cell_lists, neighbours
 from marl_bench.envs.swarms.surfaces import FLIPPED, Place, Sight, sight
 
 Array = jax.Array
@@ -56,7 +56,7 @@ def view(
     elif cells is None:
         number, *sums = neighbours.all_pairs(surface, place, radius, side, term)
     else:
-        number, *sums = neighbours.cell_lists(surface, place, radius, side, cells, term)
+        number, *sums = cell_lists.cell_lists(surface, place, radius, side, cells, term)
     entries = [total / jnp.maximum(number, 1) for total in sums]
     if sensor == "moment_count":
         expected = (place.x.shape[0] - 1) * np.pi * radius * radius / (side * side)
