@@ -36,7 +36,6 @@ class LinearSwarm(Swarm):
     agents: int = field(10, static=True)
     horizon: int = field(10, static=True)
     broadcast: str = field("nothing", static=True)
-    terminates: bool = field(False, static=True, doc="the last step is the game's own end")
     largest: float = field(BOUND, static=True, doc="action bound")
     gain: float = field(0.3)
     noise: float = field(0.2)
@@ -47,6 +46,7 @@ class LinearSwarm(Swarm):
     deviation_price: float = field(0.0)
     action_price: float = field(0.0)
     decay: float = field(1.0)
+    terminates: float = field(0.0, doc="1: the last step is the game's own end, not a time limit")
 
     observation_shape = property(lambda self: (1,))
     action_spec = property(
@@ -71,9 +71,15 @@ class LinearSwarm(Swarm):
         price *= self.decay ** state.step_count.astype(jnp.float32)
         x = state.x + self.gain * push + self.noise * normal(words(state.key, state.step_count, 0, self.agents))
         state = LineState(x, state.step_count + 1, state.key)
-        end = {"terminated" if self.terminates else "truncated": state.step_count >= self.horizon}
-        reward = jnp.broadcast_to(-price, (self.agents,))
-        return state, self.transition(reward, self._observation(state), **end, metrics={"mean": jnp.mean(x)})
+        reward, last = jnp.broadcast_to(-price, (self.agents,)), state.step_count >= self.horizon
+        timestep = self.transition(
+            reward,
+            self._observation(state),
+            terminated=last & (self.terminates == 1),
+            truncated=last,
+            metrics={"mean": jnp.mean(x)},
+        )
+        return state, timestep
 
     def mean_field(self, state):
         return (state.x / self.span)[None, :, None]
