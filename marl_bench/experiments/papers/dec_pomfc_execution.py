@@ -7,6 +7,7 @@ each seed, kept as `evaluations.csv` so that reports can be written again withou
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ STARTS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 """E6: starts that were not trained with."""
 
-LARGEST = {"smoke": 10_000, "reduced": 1_000_000, "paper": 1_000_000}
-"""Agents of one episode of vicsek at a fixed number of neighbours, played with a policy trained with 100."""
+LARGEST = {"smoke": (1_000,), "reduced": (1_000, 30_000, 1_000_000), "paper": (1_000, 30_000, 1_000_000)}
+"""Agents of one episode of vicsek in which everybody has about `DEGREE` neighbours, as with 100 agents in training."""
 
 DEGREE = 20
 _EPISODES = {"smoke": 16, "reduced": 64, "paper": 300}
@@ -109,6 +110,8 @@ def evaluate(folder: Path, scale: str) -> pd.DataFrame:
             run = f"{grid.sized('vicsek', agents)}+dec_pomfc".replace(" ", "_")
             for size in TRANSFER_SIZES:
                 player.play("transfer", "vicsek", run, size, "CE-mode")
+    for agents in LARGEST[scale]:
+        player.largest(agents)
     frame = pd.DataFrame(player.rows)
     frame.to_csv(path, index=False, float_format="%.6g")
     return frame
@@ -143,6 +146,31 @@ class _Player:
         label = protocol if start is None else f"{protocol}, {start['start']}"
         self._add(experiment, world, label, first.environment.num_agents, agents, found)
 
+    def largest(self, agents: int) -> None:
+        """One episode of vicsek with a fixed number of neighbours: local order at its end, by `act` of the first seed and uncontrolled."""
+        from marl_bench.registry import make
+
+        run = f"{grid.sized('vicsek', grid.SIZE)}+dec_pomfc".replace(" ", "_")
+        policy = load_policy(self.folder / "runs" / run)
+        radius = math.sqrt(DEGREE / (math.pi * agents))
+        env = make("vicsek", agents=agents, radius=radius, cells=int(1 / radius), speed=0.3 * radius)
+        rules = {"act": lambda _, observation, key: policy(observation, (), key)[0], **env.scripted_policies()}
+        for label in ("act", "straight"):
+            rule = rules[label]
+
+            def step(carry: Any, key: jax.Array, rule: Any = rule) -> tuple[Any, jax.Array]:
+                state, observation = carry
+                state, timestep = env.step(state, rule(state, observation, key))
+                return (state, timestep.observation), timestep.extras["metrics"]["local_order"]
+
+            def episode(key: jax.Array, step: Any = step) -> jax.Array:
+                state, timestep = env.reset(key)
+                keys = jax.random.split(key, env.fixed_horizon)
+                return jax.lax.scan(step, (state, timestep.observation), keys)[1]
+
+            order = np.asarray(jax.jit(episode)(jax.random.key(0)))
+            self._add("largest", "vicsek", label, grid.SIZE, agents, order[None, -1:])
+
     def scripted(self, world: str, agents: int) -> None:
         """Every scripted policy."""
         from marl_bench.registry import make
@@ -165,7 +193,7 @@ class _Player:
                     "agents": agents,
                     "seed": seed,
                     "value": float(sample.mean()),
-                    "error": float(sample.std(ddof=1) / np.sqrt(sample.size)),
+                    "error": float(sample.std(ddof=1) / np.sqrt(sample.size)) if sample.size > 1 else math.nan,
                 }
             )
         print(f"{experiment}: {world}, {label}, {agents} agents: {found.mean():.2f}", flush=True)

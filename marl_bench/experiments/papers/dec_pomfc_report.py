@@ -34,6 +34,9 @@ def tables(played: Frame, gradients: Frame) -> dict[str, Table]:
         "starts": _by_size(played, "starts", "E6: starts that were not trained with", "label"),
         "scripted": _by_size(played, "scripted", "Scripted policies", "label"),
     }
+    found["largest"] = _by_size(
+        played, "largest", "E12: local order after 100 steps, each agent with about 20 neighbours", "label"
+    )
     if "transfer" in set(played["experiment"]):
         found["transfer"] = _by_size(
             played, "transfer", "E11: vicsek, trained and played with other numbers of agents", "trained"
