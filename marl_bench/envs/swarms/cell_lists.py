@@ -182,12 +182,27 @@ class _Candidates(NamedTuple):
     Attributes:
       agent: int32 places in sorted order.
       there: their images; infinitely far where there are no more.
-      origin: for rp2 only, their places in the chart and the tiles (3 a + b) of the images.
+      rival: for rp2 only, see `_Rival`.
     """
 
     agent: Array
     there: Place
-    origin: tuple[Place, Array] | None
+    rival: _Rival | None
+
+
+class _Rival(NamedTuple):
+    """The other image of a candidate that can be within reach, too: turned by half a circle about the nearest cone point of rp2.
+
+    Attributes:
+      x, y: of the cone point. dx, dy: from there to the candidate's image.
+      later: bool, whether the other image lies in a later tile, so that this one counts where both are as near.
+    """
+
+    x: Array
+    y: Array
+    dx: Array
+    dy: Array
+    later: Array
 
 
 def _sums(
@@ -201,9 +216,11 @@ def _sums(
     def add(sums: tuple[Array, ...], candidate: _Candidates) -> tuple[Array, ...]:
         sight = surfaces.seen(eye, candidate.there)
         near = (sight.squared < radius * radius) & (candidate.agent != own)
-        if candidate.origin is not None:
-            # Near its cone points two images of one agent can be within the radius: the nearest one counts, once.
-            near &= _is_nearest(surface, eye, *candidate.origin, sight, side)
+        if candidate.rival is not None:
+            # The nearer image counts, once: the one on the agent's own side of the cone point. Seen from the rival, all signs change.
+            rival = candidate.rival
+            along = (eye.x - rival.x) * rival.dx + (eye.y - rival.y) * rival.dy
+            near &= (along > 0) | ((along == 0) & rival.later)
         values = (jnp.ones_like(sight.squared), *term(sight))
         return tuple(total + jnp.where(near, value, 0) for total, value in zip(sums, values, strict=True))
 
@@ -235,15 +252,16 @@ def _fetched(surface: str, groups: Groups, packed: Array, rank: Array, side: Any
     b = jnp.where(row < 0, -1, jnp.where(row >= cells, 1, 0))
     there = surfaces.image(surface, other, a, b, side)
     there = there._replace(x=jnp.where(rank < groups.ends[-1], there.x, jnp.inf))
-    return _Candidates(agent, there, (other, 3 * a + b) if surface == "rp2" else None)
+    return _Candidates(agent, there, _rival(other, a, b, side) if surface == "rp2" else None)
 
 
-def _is_nearest(surface: str, eye: Place, other: Place, tile: Array, sight: Sight, side: Any) -> Array:
-    """Whether `tile` (3 a + b) holds the nearest image of `other`, the first one where two are as near."""
-    nearest = jnp.ones(sight.squared.shape, bool)
-    for a, b in surfaces.tiles(surface):
-        rival = surfaces.seen(eye, surfaces.image(surface, other, a, b, side)).squared
-        earlier = 3 * a + b < tile
-        # The tile's own image is no rival: computed twice, it may be rounded in two ways.
-        nearest &= (3 * a + b == tile) | jnp.where(earlier, rival > sight.squared, rival >= sight.squared)
-    return nearest
+def _rival(other: Place, a: Array, b: Array, side: Any) -> _Rival:
+    """What rivals the images in tile (a, b) of rp2 of places `other` in the chart."""
+    # Offsets from the corners of the chart, not from those of the tile: both images then have the same up to the sign, exactly.
+    right, top = other.x > side / 2, other.y > side / 2
+    turned_x, turned_y = b % 2 == 1, a % 2 == 1
+    dx, dy = jnp.where(right, other.x - side, other.x), jnp.where(top, other.y - side, other.y)
+    dx, dy = jnp.where(turned_x, -dx, dx), jnp.where(turned_y, -dy, dy)
+    column, row = a + (right != turned_x), b + (top != turned_y)
+    later = 3 * (2 * column - 1 - a) + 2 * row - 1 - b > 3 * a + b
+    return _Rival(column * side, row * side, dx, dy, later)
