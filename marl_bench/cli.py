@@ -122,21 +122,24 @@ def bench(
     packs: str = "1,10,60",
     against: str = "jumanji,jaxmarl",
     only: str | None = None,
+    agents: str = "10000,30000,100000,300000,1000000",
     batch: str | None = None,
     out: Path | None = None,
 ) -> int:
-    """Measure speed: of dqn by pack size, or of environments or learners against other packages (envs, learners).
+    """Measure speed: of dqn by pack size, of swarms by their size, or of environments or learners against other packages.
 
     Parameters
     ----------
     name
-        What to measure: dqn, envs or learners.
+        What to measure: dqn, envs, learners or swarms.
     packs
         For dqn: numbers of cells trained at once, separated by commas.
     against
         For envs and learners: other packages, separated by commas (jumanji, jaxmarl; for envs also socialjax).
     only
-        For envs and learners: names of contests, separated by commas; all, if left out.
+        For envs and learners names of contests, for swarms of worlds, separated by commas; all, if left out.
+    agents
+        For swarms: numbers of agents, separated by commas.
     batch
         For envs: numbers of environments stepped at once; 64,1024,8192 (more on an accelerator), if left out.
     out
@@ -153,6 +156,10 @@ def bench(
         from marl_bench.experiments import bench_learners
 
         return bench_learners.main(against, only, out)
+    if name == "swarms":
+        from marl_bench.experiments import bench_swarms
+
+        return bench_swarms.main(_positive_integers("--agents", agents), only, out)
     from marl_bench.experiments import bench as benchmarks
 
     return benchmarks.main(name, sizes, out)
