@@ -1,16 +1,14 @@
 """The environment contract: `Environment`, `TimeStep`, `Observation`.
 
-An environment is a frozen dataclass that is a JAX pytree (`flax.struct.dataclass`): the numbers
-a study sweeps over are leaves, what decides shapes is static
-(`struct.field(pytree_node=False)`). It matches `jumanji.Environment` method for method
-(`reset`, `step`, `observation_spec`, `action_spec`, `reward_spec`, `discount_spec`, `render`)
-without inheriting from it, because importing jumanji starts the XLA backend.
+An environment is a frozen dataclass that is a JAX pytree (`flax.struct.dataclass`): the numbers a study sweeps over are leaves, what
+decides shapes is static (`struct.field(pytree_node=False)`). It matches `jumanji.Environment` method for method (`reset`, `step`,
+`observation_spec`, `action_spec`, `reward_spec`, `discount_spec`, `render`) without inheriting from it, because importing jumanji
+starts the XLA backend.
 
 Conventions, everywhere:
   - the agent axis comes first: reward [N], discount [N], actions [N], agents_view [N, ...];
   - termination is `discount == 0`; truncation is `step_type == LAST` with `discount == 1`;
-  - `timestep.extras` has the same tree, shapes and dtypes at reset and at every step;
-  - `timestep.extras["metrics"]` holds scalars, documented in `metric_units`.
+  - `timestep.extras` has the same tree, shapes and dtypes at reset and at every step; its "metrics" are scalars (`metric_units`).
 """
 
 from __future__ import annotations
@@ -178,6 +176,11 @@ class Environment:
         return self
 
     # --- what learners may exploit -------------------------------------------------------------
+
+    @property
+    def common_reward(self) -> bool | None:
+        """Whether all agents always receive the same reward; None if that is not known. Not in a social dilemma."""
+        return False if {"cooperate", "defect"} <= set(self.scripted_policies()) else None
 
     @property
     def learner_inputs(self) -> tuple[str, ...]:

@@ -32,6 +32,11 @@ class RewardWrapper(Wrapper):
         """[N] float32 without bounds: those of the raw reward no longer hold."""
         return specs.Array((self.num_agents,), np.float32, "reward")
 
+    @property
+    def common_reward(self) -> bool | None:
+        """None: what the bare environment says does not hold for the changed reward."""
+        return None
+
     def code_outcome(self, code: jax.Array, agent: jax.Array) -> None:
         """None: a code of the view does not determine the changed reward."""
         del code, agent
@@ -74,6 +79,11 @@ class CommonReward(RewardWrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "reduce", ("sum", "mean"))
+
+    @property
+    def common_reward(self) -> bool:
+        """True."""
+        return True
 
     def changed(self, reward: jax.Array, extras: dict[str, Any]) -> jax.Array:
         """[N] the sum or mean of `reward` [N]."""

@@ -27,6 +27,7 @@ _PROPERTIES = (
     "fixed_horizon",
     "endless",
     "agent_types",
+    "common_reward",
     "batch_last",
     "learner_inputs",
     "num_codes",

@@ -15,6 +15,7 @@ from test_mixers import mixed
 from marl_bench import make, make_learner
 from marl_bench.algorithms import ring, sequence_replay, value_based
 from marl_bench.algorithms.sequence_replay import Sequences
+from marl_bench.reward_wrappers import CommonReward
 
 LENGTH, ROWS = 8, 8
 SMALL = {"num_envs": 4, "num_steps": LENGTH, "hidden_sizes": (8,), "evaluation_episodes": 8}
@@ -370,8 +371,10 @@ def test_the_step_size_falls_to_zero():
             {},
             "VDN chooses one of A actions for each agent; Spread takes actions of shape .*=ippo",
         ),
-        ("stag_hunt", "vdn", {}, "MatrixGame is played by cooperators and defectors.*team_reward='sum'.*learner=iql"),
-        ("coin_game", "pqn", {"mixing": "vdn"}, "CoinGame is played by .*field of PQN"),
+        ("stag_hunt", "vdn", {}, "MatrixGame may pay its agents differently.*team_reward='sum'.*learner=iql"),
+        ("coin_game", "pqn", {"mixing": "vdn"}, "CoinGame may pay .*field of PQN"),
+        ("spread", "vdn", {}, "Spread may pay its agents differently"),
+        ("foraging", "qmix", {}, "Foraging may pay its agents differently"),
         ("stag_hunt", "qmix", {}, "team_reward='sum'"),
     ],
 )
@@ -383,7 +386,9 @@ def test_worlds_that_do_not_fit_are_refused(world, learner, fields, message):
 def test_worlds_that_fit_are_accepted():
     for name, fields in [("iql", {}), ("pqn", {}), ("vdn", {"team_reward": "sum"}), ("qmix", {"team_reward": "mean"})]:
         make_learner(name, **fields).validate(make("stag_hunt"))
-    make_learner("qmix").validate(make("two_step"))
+    for world, more in (("two_step", {}), ("tag", {"prey": "flee"}), ("climbing", {})):
+        make_learner("qmix").validate(make(world, **more))
+    make_learner("vdn").validate(CommonReward(make("stag_hunt")))
 
 
 @pytest.mark.parametrize(

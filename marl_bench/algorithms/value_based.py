@@ -73,7 +73,7 @@ class ValueLearner(OnlineLearner):
         return False
 
     def validate(self, environment: Environment) -> None:
-        """Also check that actions are numbered and, where a common reward is assumed, that no dilemma is known to be played."""
+        """Also check that actions are numbered and, where a common reward is assumed, that the world does not deny it."""
         super().validate(environment)
         name = type(environment.unwrapped).__name__
         if not is_discrete(environment) or len(environment.action_spec.shape) != 1:
@@ -82,11 +82,10 @@ class ValueLearner(OnlineLearner):
                 f"{environment.action_spec.shape} ({type(environment.action_spec).__name__}); use learner=ippo or maddpg"
                 " for continuous ones"
             )
-        if self.team == "common" and {"cooperate", "defect"} <= set(environment.scripted_policies()):
+        if self.team == "common" and environment.common_reward is False:
             raise ValueError(
-                f"{self._kind} learns from a reward common to the team, and {name} is played by cooperators and defectors, who may "
-                f"be paid differently; use team_reward='sum' to make a team of them ('mean' changes nothing where all are paid "
-                f"alike), or learner=iql (team_reward: field of {self._kind})"
+                f"{self._kind} learns from a reward common to the team, and {name} may pay its agents differently; use "
+                f"team_reward='sum' or 'mean' to make a team of them, or learner=iql (team_reward: field of {self._kind})"
             )
 
     def network(

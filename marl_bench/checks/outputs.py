@@ -81,7 +81,7 @@ def mask_allows_an_action(probe: Probe) -> Iterator[str]:
 
 
 def reward_fits_spec(probe: Probe) -> Iterator[str]:
-    """The reward fits its spec and is 0 at reset."""
+    """The reward fits its spec, is 0 at reset, and the same for all agents where `common_reward` is True."""
 
     def problems() -> Iterator[tuple[Any, str]]:
         for record in probe.walk.records:
@@ -91,6 +91,9 @@ def reward_fits_spec(probe: Probe) -> Iterator[str]:
                 yield kind, f"{record.method}: reward {text}; {remedy}"
             if record.method == "reset" and np.any(reward != 0):
                 yield "first", f"reset: reward is {_short(reward)}; it must be 0 at reset, nothing has been done yet"
+            if probe.environment.common_reward and np.any(reward != reward[:1]):
+                remedy = "drop common_reward, or pay all agents the same"
+                yield "common", f"{record.method}: reward {_short(reward)} is not common to all agents; {remedy}"
 
     yield from _once(problems())
 

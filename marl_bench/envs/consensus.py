@@ -64,6 +64,11 @@ class Consensus(Environment):
             raise TypeError(f"terminal_at_end={self.terminal_at_end!r}: must be True or False (field of Consensus)")
 
     @property
+    def common_reward(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def num_agents(self) -> int:
         """Number of agents n."""
         return self.players

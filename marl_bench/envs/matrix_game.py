@@ -216,6 +216,12 @@ class MatrixGame(RepeatedGame):
             return jnp.stack([own, own.T])
         return jnp.asarray(GAMES[self.game] if self.game != "custom" else self.payoff, jnp.float32)
 
+    @property
+    def common_reward(self) -> bool | None:
+        """Whether a named game pays all agents the same; None where payoffs are leaves, which a study may sweep."""
+        table = GAMES.get(self.game)
+        return None if table is None else bool((table == table[:1]).all())
+
     def _table_shape(self) -> tuple[int, ...]:
         """Shape of `payoff_tensor`, known without touching a device; its errors are raised here.
 

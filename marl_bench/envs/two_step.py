@@ -60,6 +60,11 @@ class TwoStep(Environment):
         check_range(self, "risky_scale")
 
     @property
+    def common_reward(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def num_agents(self) -> int:
         """Two."""
         return 2

@@ -248,6 +248,11 @@ class RewardAtReset(Edited):
         return state, timestep.replace(reward=jnp.ones(self.herders))
 
 
+@fault("reward_fits_spec", "is not common to all agents; drop common_reward")
+class NotCommon(Tragedy):
+    common_reward = property(lambda self: True)
+
+
 @fault("discount_is_zero_or_one", "discount is 0 for all agents but step_type is not LAST")
 class DeadGame(Edited):
     def edit_step(self, state, timestep, before, actions):

@@ -70,6 +70,11 @@ class EqualLine(Environment):
         return rules.length(self.players)
 
     @property
+    def common_reward(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def num_agents(self) -> int:
         """Number of agents n."""
         return self.players

@@ -125,6 +125,11 @@ class Foraging(Environment):
         return self.size if self.columns is None else self.columns
 
     @property
+    def common_reward(self) -> bool:
+        """False: food pays those who load it."""
+        return False
+
+    @property
     def num_agents(self) -> int:
         """`agents`."""
         return self.agents

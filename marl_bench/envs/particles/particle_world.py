@@ -221,6 +221,11 @@ class ParticleWorld(Environment):
         return specs.BoundedArray((self.num_agents, len(low)), np.float32, "action", low, high)
 
     @property
+    def common_reward(self) -> bool:
+        """Not where agents also pay for what they do themselves, or are of two sides."""
+        return False
+
+    @property
     def batch_last(self) -> bool:
         """A batch is the last axis inside a step."""
         return True

@@ -44,6 +44,11 @@ class SpeakerListener(TalkWorld):
     landmarks: int = field(3, static=True, doc="number of landmarks, colours and words L; >= 1")
 
     @property
+    def common_reward(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def agent_types(self) -> tuple[int, ...]:
         """The speaker and the listener."""
         return (0, 1)

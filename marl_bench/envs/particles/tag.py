@@ -61,6 +61,11 @@ class Tag(ChaseWorld):
         return self.preys
 
     @property
+    def common_reward(self) -> bool:
+        """True for predators alone: all of them are paid for every catch."""
+        return self.prey != "agent"
+
+    @property
     def num_obstacles(self) -> int:
         """Number of obstacles."""
         return self.obstacles
