@@ -127,9 +127,10 @@ SEARCHES = {
     "tag_ippo": Search(
         "tag",
         "ippo",
-        _PARTICLES_PPO,
+        {**_PARTICLES_PPO, "anneal_steps": 256_000},
         _PARTICLES_RANGES,
-        512_000,
+        256_000,
+        trials=6,
         score="return_mean_per_agent",
         environment_fields={"prey": "flee"},
         usual={"learning_rate": 1e-3},
