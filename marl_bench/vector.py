@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marl_bench import sharding
 from marl_bench.environment import TimeStep, check_choice, check_integer
 
 STRATEGIES = ("auto", "select", "cond", "pool")
@@ -186,13 +187,13 @@ class VectorEnvironment:
             inner, timestep = self.environment.reset(key)
             return inner, timestep.observation
 
-        keys = jax.random.split(key, size)
+        # On several devices each draws its part, and all have all of it: it is read in every step.
         if size <= _POOL_CHUNK:
-            return jax.vmap(start)(keys)
+            return sharding.whole(jax.vmap(start)(sharding.split(jax.random.split(key, size))))
         # Not `lax.map(batch_size=)`: it cannot flatten leaves without entries, such as the beams of a world without beams.
         chunks = -(-size // _POOL_CHUNK)
         keys = jax.random.split(key, chunks * _POOL_CHUNK).reshape(chunks, _POOL_CHUNK)
-        drawn = jax.lax.map(jax.vmap(start), keys)
+        drawn = sharding.whole(jax.lax.map(jax.vmap(start), sharding.split(keys, axis=1)), axis=1)
         return jax.tree.map(lambda leaf: leaf.reshape(chunks * _POOL_CHUNK, *leaf.shape[2:])[:size], drawn)
 
     def _taken(self, state: VectorState, ended: jax.Array) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_mixers import mixed
 
 from marl_bench import make, make_learner
-from marl_bench.algorithms import ring, sequence_replay, value_based
+from marl_bench.algorithms import ring, value_based
 from marl_bench.algorithms.sequence_replay import Sequences
 from marl_bench.reward_wrappers import CommonReward
 
@@ -278,16 +278,17 @@ def numbered(numbers):
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(1, 9))
 def test_the_ring_holds_the_newest_sequences(size, count, writes):
     """After any number of writes: exactly the last ones, each whole, and only they are drawn, all of them."""
-    rows = sequence_replay.capacity(size, count)
-    assert size <= rows < size + count
-    stored = ring.empty(numbered(range(count)), rows)
-    expected = collections.deque(maxlen=rows)
+    row = lambda numbers: jax.tree.map(lambda leaf: leaf[None], numbered(numbers))  # noqa: E731
+    stored = ring.empty(row(range(count)), size)
+    expected = collections.deque(maxlen=size * count)
     for number in range(writes):
         new = range(1 + number * count, 1 + (number + 1) * count)
-        stored = ring.write(stored, numbered(new), jnp.int32(number))
+        stored = ring.write(stored, row(new), jnp.int32(number))
         expected.extend(new)
-    assert sorted(np.asarray(stored.view)[:, 0].astype(int)) == sorted([*expected, *[0] * (rows - len(expected))])
-    drawn = sequence_replay.sample(stored, jax.random.key(writes), 500, jnp.int32(writes * count))
+    assert sorted(stored.view.ravel().astype(int).tolist()) == sorted(
+        [*expected, *[0] * (size * count - len(expected))]
+    )
+    drawn = ring.draw(stored, jax.random.key(writes), jnp.int32(writes), 500)
     assert set(np.asarray(drawn.view)[:, 0].astype(int)) == set(expected)
     for leaf in jax.tree.leaves(drawn):
         np.testing.assert_array_equal(leaf, drawn.view)

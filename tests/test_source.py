@@ -171,6 +171,7 @@ CORE = (
     "wrappers",
     "naming",
     "random",
+    "sharding",
     "errors",
     "registry",
     "presets",

@@ -8,6 +8,7 @@ agents and parameter slots come by `vmap`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from marl_bench import sharding
 
 
 def init_mlp(key: jax.Array, sizes: tuple[int, ...]) -> list[dict[str, jax.Array]]:
@@ -158,14 +161,13 @@ class Network:
         Returns:
           memories: [T, recurrent_size] after each step, and outputs: [T, K]; with a batch [T, B, ...].
         """
-        leading = (len(views), *memory.shape[:-1])
-        count = math.prod(leading)
-        flat = jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[len(leading) :]), (views, extra))
+        batched = memory.ndim > 1
+        flat = jax.tree.map(sharding.merged, (views, extra)) if batched else (views, extra)
+        by_time = functools.partial(sharding.unmerged, num_steps=len(views)) if batched else lambda leaf: leaf
         features = jax.vmap(lambda view, more: self._body(params, view, more))(*flat)
         if not self.recurrent_size:
-            outputs = _linear(params["output"], features)
             memories = jnp.broadcast_to(memory, (len(views), *memory.shape))
-            return memories, outputs.reshape(*leading, outputs.shape[-1])
+            return memories, by_time(_linear(params["output"], features))
 
         def step(carry: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             # The product with the input stays in the loop: what it gives is then read while it lies in the cache, and whole,
@@ -173,9 +175,8 @@ class Network:
             carry = _gru(params["gru"], _gates(params["gru"], inputs[0]), carry, inputs[1])
             return carry, carry
 
-        _, memories = jax.lax.scan(step, memory, (features.reshape(*leading, features.shape[-1]), is_first))
-        outputs = _linear(params["output"], memories.reshape(count, self.recurrent_size))
-        return memories, outputs.reshape(*leading, outputs.shape[-1])
+        _, memories = jax.lax.scan(step, memory, (by_time(features), is_first))
+        return memories, by_time(_linear(params["output"], sharding.merged(memories) if batched else memories))
 
     def _body(self, params: Any, view: jax.Array, extra: jax.Array | None) -> jax.Array:
         activation = ACTIVATIONS[self.activation]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marl_bench import sharding
 from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
 from marl_bench.algorithms.equations import AdamState, gae, global_norm
@@ -102,7 +103,9 @@ class PPO(OnlineLearner):
     initial_log_std: float = field(0.0, doc="logarithm of the standard deviation of a continuous action at the start")
     value_coefficient: float = field(0.5, doc="weight of the value loss")
     log_std: str = field(
-        "free", static=True, doc="standard deviation of a continuous action: free parameters, or 'state': by the network"
+        "free",
+        static=True,
+        doc="standard deviation of a continuous action: free parameters, or 'state': by the network",
     )
     anneal_steps: int | None = field(
         None, doc="the step size falls linearly to 0 over so many steps; None keeps it", unit="steps"
@@ -239,23 +242,17 @@ class PPO(OnlineLearner):
             memories, value = slots.unroll_rows(network, agents, params, memory[0], *read, steps.is_first)
             # A successor is one step further from what was remembered then, in the same episode: each is a row of its own.
             count = steps.is_first.size
-            read, memory = jax.tree.map(
-                lambda leaf: leaf.reshape(count, *leaf.shape[2:]), ((steps.next_view, steps.next_state), memories)
-            )
+            read, memory = jax.tree.map(sharding.merged, ((steps.next_view, steps.next_state), memories))
             read = self.critic_inputs(*jax.tree.map(lambda leaf: leaf[None], read))
             _, following = slots.unroll_rows(network, agents, params, memory, *read, jnp.zeros((1, count), bool))
-            return memories[-1], value[..., 0], following.reshape(value.shape[:-1])
-
-        def parts(leaf: jax.Array) -> jax.Array:
-            return jnp.moveaxis(
-                leaf.reshape(leaf.shape[0], self.minibatches, leaf.shape[1] // self.minibatches, *leaf.shape[2:]), 1, 0
-            )
+            following = sharding.unmerged(following[0, ..., 0], value.shape[0])
+            return memories[-1:], value[..., 0], following
 
         # Part by part: at once, the hidden layers of all samples would be the largest arrays of an update.
-        rows = jax.tree.map(parts, (self._row_memory(memory)[None], jax.tree.map(self._rows, steps)))
-        following, *values = jax.lax.map(lambda part: of_part(*part), rows)
-        value, next_value = (jnp.moveaxis(leaf, 0, 1).reshape(steps.reward.shape) for leaf in values)
-        return following.reshape(memory.shape), value, next_value
+        rows = (self._row_memory(memory)[None], jax.tree.map(self._rows, steps))
+        after, *values = sharding.by_parts(of_part, rows, self.minibatches)
+        value, next_value = values if self.recurrent_size else (sharding.unmerged(x[0], self.num_steps) for x in values)
+        return after.reshape(memory.shape), value, next_value
 
     def advantages_of(
         self, state: PPOState, source: Environment, steps: Steps
@@ -347,7 +344,13 @@ class PPO(OnlineLearner):
 
     def _rows(self, leaf: jax.Array) -> jax.Array:
         """[T', R, ...] from [T, B, ...]."""
-        return leaf if self.recurrent_size else leaf.reshape(1, self.update_steps, *leaf.shape[2:])
+        return leaf if self.recurrent_size else sharding.merged(leaf)[None]
+
+    def taken(self, batch: Batch, index: jax.Array | slice) -> Batch:
+        """The rows `index`."""
+        if not self.recurrent_size:
+            index = sharding.merged_place(index, self.num_steps, self.num_envs)
+        return sharding.drawn(jax.tree.map(lambda leaf: leaf[:, index], batch), axis=1)
 
     def _row_memory(self, memory: jax.Array) -> jax.Array:
         """[R, ...] from [B, ...]: without a GRU the memories have no entries."""
@@ -370,7 +373,7 @@ class PPO(OnlineLearner):
 
         def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             networks, opt_state = carry
-            part = jax.tree.map(lambda leaf: leaf[:, index], batch)
+            part = self.taken(batch, index)
             gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, source, part)
             networks, opt_state, norm = slots.adam_step(
                 networks, gradient, opt_state, learning_rate, self.max_grad_norm, self.adam_epsilon
@@ -379,7 +382,7 @@ class PPO(OnlineLearner):
 
         networks = {name: state.params[name] for name in ("actor", "critic")}
         if self.gradient_norms:
-            first = jax.tree.map(lambda leaf: leaf[:, : count // self.minibatches], batch)
+            first = self.taken(batch, slice(count // self.minibatches))
             played |= self.norms_by_agent(networks, source, first)
         (networks, opt_state), learned = in_minibatches(
             step, (networks, state.opt_state), key_epochs, count, self.epochs, self.minibatches

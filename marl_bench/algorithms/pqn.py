@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marl_bench import sharding
 from marl_bench.algorithms import rollout, slots
 from marl_bench.algorithms.rollout import World
 from marl_bench.algorithms.sequence_replay import Sequences
@@ -124,7 +125,7 @@ class PQN(ValueLearner):
 
         def step(carry: Any, index: jax.Array) -> tuple[Any, dict[str, jax.Array]]:
             networks, opt_state = carry
-            part, target = jax.tree.map(lambda leaf: leaf[index], rows)
+            part, target = sharding.drawn(jax.tree.map(lambda leaf: leaf[index], rows))
             gradient, learned = jax.grad(self.loss, has_aux=True)(networks, source, part, target)
             networks, opt_state, norm = self.stepped(networks, gradient, opt_state, state.env_steps)
             return (networks, opt_state), {**learned, **norm}

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import ring, rollout, sequence_replay, slots
+from marl_bench.algorithms import ring, rollout, slots
 from marl_bench.algorithms.rollout import World
 from marl_bench.algorithms.sequence_replay import Sequences
 from marl_bench.algorithms.value_based import ValueLearner
@@ -34,7 +34,7 @@ class QState(TrainState):
       target: the target network, like `params` without "slots".
       opt_state: Adam states by network.
       world: `World`.
-      replay: `Sequences` [S, ...].
+      replay: `Sequences` [R, B, ...]: of R updates, of B environments each.
     """
 
     target: Any
@@ -92,7 +92,7 @@ class QLearning(ValueLearner):
         memory = self.initial_memory(source.num_agents)
         world = rollout.start(self.vector(source, self.reads_state), memory, key_world)
         nothing = jnp.int32(0)
-        shapes = jax.eval_shape(lambda: self.collect(params, world, nothing, source, key_run)[1])
+        shapes = jax.eval_shape(lambda: _row(self.collect(params, world, nothing, source, key_run)[1]))
         return QState(
             params=params,
             key=key_run,
@@ -101,7 +101,7 @@ class QLearning(ValueLearner):
             target=jax.tree.map(jnp.copy, networks),
             opt_state={name: slots.adam_init(networks[name]) for name in networks},
             world=world,
-            replay=ring.empty(shapes, sequence_replay.capacity(self.buffer_size, self.num_envs)),
+            replay=ring.empty(shapes, -(-self.buffer_size // self.num_envs)),
         )
 
     def loss(
@@ -122,14 +122,13 @@ class QLearning(ValueLearner):
         """One iteration; see the module's docstring."""
         key_play, key_learn = jax.random.split(jax.random.fold_in(state.key, state.updates))
         world, played, metrics = self.collect(state.params, state.world, state.env_steps, source, key_play)
-        replay = ring.write(state.replay, played, state.updates)
-        written = (state.updates + 1) * self.num_envs
+        replay = ring.write(state.replay, _row(played), state.updates)
         env_steps = state.env_steps + self.update_steps
         started = env_steps >= self.learning_starts
 
         def step(carry: Any, inputs: tuple[jax.Array, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
             networks, target, opt_state = carry
-            batch = sequence_replay.sample(replay, inputs[0], self.batch_size, written)
+            batch = ring.draw(replay, inputs[0], state.updates + 1, self.batch_size)
             gradient, learned = jax.grad(self.loss, has_aux=True)(networks, target, source, batch)
             networks, opt_state, norm = self.stepped(networks, gradient, opt_state, state.env_steps)
             moves = self.target_step * (inputs[1] % self.target_period == 0)
@@ -154,3 +153,8 @@ class QLearning(ValueLearner):
             replay=replay,
         )
         return state, {**metrics, **jax.tree.map(jnp.mean, learned)}
+
+
+def _row(played: Sequences) -> Sequences:
+    """[1, B, ...] from [B, ...]: what a ring of sequences is written with."""
+    return jax.tree.map(lambda leaf: leaf[None], played)

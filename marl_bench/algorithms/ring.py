@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from marl_bench import sharding
 from marl_bench.algorithms.rollout import Steps
 
 Stored = TypeVar("Stored")
-"""Any pytree with leaves [R, ...]: `empty` and `write` keep rings of other things, too."""
+"""Any pytree with leaves [R, B, ...]: a ring may keep other things, too."""
 
 
 @struct.dataclass
@@ -71,20 +72,23 @@ def write(ring: Stored, steps: Stored, count: jax.Array) -> Stored:
     return jax.tree.map(store, ring, steps)
 
 
-def sample(ring: Transitions, key: jax.Array, rows: jax.Array, size: int) -> Transitions:
-    """Transitions drawn uniformly from those written, with replacement, agents first.
+def draw(ring: Stored, key: jax.Array, rows: jax.Array, size: int) -> Stored:
+    """Entries [n, ...] drawn uniformly from those written, with replacement.
 
     Args:
-      key: [] typed PRNG key.
-      rows: [] int32, steps written so far; more than R means that all of the ring is filled.
+      ring: leaves [R, B, ...]. key: [] typed PRNG key.
+      rows: [] int32, rows written so far; more than R means that all of the ring is filled.
       size: n.
     """
-    length, copies = ring.reward.shape[:2]
+    length, copies = jax.tree.leaves(ring)[0].shape[:2]
     places = jax.random.randint(key, (size,), 0, jnp.minimum(rows, length) * copies)
+    # Two indices: were the axes joined, a ring whose environments are on several devices would have to be moved.
+    at = (places // copies, places % copies)
+    return sharding.drawn(jax.tree.map(lambda leaf: leaf.at[at].get(mode="promise_in_bounds"), ring))
 
-    def chosen(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(-1, *leaf.shape[2:]).at[places].get(mode="promise_in_bounds")
 
-    drawn: Any = jax.tree.map(chosen, ring)
+def sample(ring: Transitions, key: jax.Array, rows: jax.Array, size: int) -> Transitions:
+    """Transitions as `draw` gives them, agents first."""
+    drawn = draw(ring, key, rows, size)
     by_agent: Any = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), drawn)
     return dataclasses.replace(by_agent, state=drawn.state, next_state=drawn.next_state)

@@ -8,7 +8,6 @@ memory that the agents had before it (the stored state of R2D2; Kapturowski et a
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 
 
@@ -42,21 +41,3 @@ class Sequences:
     next_view: jax.Array | None
     next_state: jax.Array | None
     memory: jax.Array
-
-
-def capacity(size: int, count: int) -> int:
-    """Sequences that a ring for at least `size` holds if `count` are written at once: a whole number of writes."""
-    return -(-size // count) * count
-
-
-def sample(ring: Sequences, key: jax.Array, size: int, written: jax.Array) -> Sequences:
-    """Draw sequences uniformly, with replacement, from those stored.
-
-    Args:
-      ring: `Sequences` with leaves [S, ...], kept by `marl_bench.algorithms.ring`.
-      key: [] typed PRNG key.
-      size: sequences to draw.
-      written: [] int32 >= 1, sequences written so far (any number above S means all).
-    """
-    index = jax.random.randint(key, (size,), 0, jnp.minimum(written, ring.is_last.shape[0]))
-    return jax.tree.map(lambda leaf: leaf.at[index].get(mode="promise_in_bounds"), ring)

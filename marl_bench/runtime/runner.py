@@ -2,7 +2,8 @@
 
 Three programs a pack, each compiled once: start, train a chunk, evaluate. The cell axis is sharded over the
 devices (CPU cores count as devices, see `marl_bench.runtime.devices.use_cpu_cores`); cells never communicate.
-The state is donated. Nothing leaves the device between chunks but the chunk's mean metrics.
+Where there are more devices than cells, the environments of each cell are divided over several devices, see
+`marl_bench.sharding`. The state is donated. Nothing leaves the device between chunks but the chunk's mean metrics.
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from marl_bench import sharding
 from marl_bench.learner import Cell
 from marl_bench.runtime.packs import Pack
 
+LEAST_ENVIRONMENTS = 256
+"""Environments of one cell that a device must get: with fewer, what devices tell each other in each step outweighs the help."""
+
 _AXIS = "cells"
+
+
+def _over_cells(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.vmap(function, spmd_axis_name=_AXIS if sharding.is_split() else None)
 
 
 def _with_key(cell: Cell) -> Cell:
@@ -29,12 +38,12 @@ def _with_key(cell: Cell) -> Cell:
     return dataclasses.replace(cell, key=jax.random.key(cell.key, impl="threefry2x32"))
 
 
-def _start(cells: Cell) -> Any:
+def _start(cells: Cell, change: Callable[[Any], Any] = lambda learner: learner) -> Any:
     def one(cell: Cell) -> Any:
         cell = _with_key(cell)
-        return jax.tree.map(_strong, cell.learner.init(cell.key, cell.environment))
+        return jax.tree.map(_strong, change(cell.learner).init(cell.key, cell.environment))
 
-    return jax.vmap(one)(cells)
+    return _over_cells(one)(cells)
 
 
 def _strong(leaf: jax.Array) -> jax.Array:
@@ -55,10 +64,10 @@ def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, 
 
     def body(_: jax.Array, carry: tuple[Any, dict[str, jax.Array]]) -> tuple[Any, dict[str, jax.Array]]:
         carried, total = carry
-        carried, metrics = jax.vmap(update)(carried, cells)
+        carried, metrics = _over_cells(update)(carried, cells)
         return carried, jax.tree.map(jnp.add, total, metrics)
 
-    shapes = jax.eval_shape(jax.vmap(update), state, cells)[1]
+    shapes = jax.eval_shape(_over_cells(update), state, cells)[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     state, total = jax.lax.fori_loop(0, num_updates, body, (state, zeros))
     means = jax.tree.map(lambda leaf: leaf / num_updates, total)
@@ -66,7 +75,7 @@ def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, 
 
 
 def _evaluate(state: Any, cells: Cell) -> dict[str, jax.Array]:
-    return jax.vmap(lambda one, cell: cell.learner.evaluate(one, cell.environment))(state, cells)
+    return _over_cells(lambda one, cell: cell.learner.evaluate(one, cell.environment))(state, cells)
 
 
 @dataclasses.dataclass
@@ -78,35 +87,70 @@ class Timing:
     run_seconds: float = 0.0
 
 
+def _player(learner: Any) -> Any:
+    """What has the number of environments: `learner`, or what it wraps."""
+    return getattr(learner, "learner", learner)
+
+
+def _with_num_envs(learner: Any, num_envs: int) -> Any:
+    if hasattr(learner, "learner"):
+        return dataclasses.replace(learner, learner=_with_num_envs(learner.learner, num_envs))
+    return dataclasses.replace(learner, num_envs=num_envs)
+
+
+def _split_specs(cells: Cell, num_envs: int) -> Any:
+    """How each leaf of the state is divided: an axis as long as there are environments, and twice that with twice as many."""
+
+    def spec(leaf: Any, wide: Any) -> PartitionSpec:
+        lengths = enumerate(zip(leaf.shape, wide.shape, strict=True))
+        found = [axis for axis, pair in lengths if axis and pair == (num_envs, 2 * num_envs)]
+        return PartitionSpec(_AXIS, *[None] * (found[0] - 1), sharding.AXIS) if found else PartitionSpec(_AXIS)
+
+    wide = jax.eval_shape(lambda cells: _start(cells, lambda learner: _with_num_envs(learner, 2 * num_envs)), cells)
+    return jax.tree.map(spec, jax.eval_shape(_start, cells), wide)
+
+
+def devices_of_cell(learner: Any, available: int) -> int:
+    """Number of devices among which the environments of one cell are divided.
+
+    The most that get equal shares of at least `LEAST_ENVIRONMENTS`; 1 if there are none.
+    """
+    num_envs = getattr(_player(learner), "num_envs", 1)
+    most = min(available, num_envs // LEAST_ENVIRONMENTS)
+    return max((count for count in range(1, most + 1) if num_envs % count == 0), default=1)
+
+
 class PackRunner:
     """Trains one pack.
 
     Args:
       pack: the stacked cells.
-      devices: where to run; None for all of JAX's devices. More devices than cells are not used.
+      devices: where to run; None for all of JAX's devices.
     """
 
     def __init__(self, pack: Pack, devices: list[Any] | None = None) -> None:
         available = list(jax.devices() if devices is None else devices)
-        used = available[: len(pack)]
+        groups = min(len(pack), len(available))
+        share = devices_of_cell(pack.cells.learner, len(available) // groups)
         self.pack = pack
         self.timing = Timing()
-        self._mesh = Mesh(np.array(used), (_AXIS,))
+        used = np.array(available[: groups * share]).reshape(groups, share)
+        self._mesh = Mesh(used, (_AXIS, sharding.AXIS)) if share > 1 else Mesh(used[:, 0], (_AXIS,))
         self._sharding = NamedSharding(self._mesh, PartitionSpec(_AXIS))
         # Every device gets the same number of cells: the last cell is repeated, its copies are dropped on the way out.
-        self._padding = -len(pack) % len(used)
-        self._cells = self.place(pack.cells)
+        self._padding = -len(pack) % groups
+        self._cells = jax.device_put(self._padded(pack.cells), self._sharding)
+        self._state_sharding: Any = self._sharding
+        if share > 1:
+            specs = _split_specs(pack.cells, _player(pack.cells.learner).num_envs)
+            self._state_sharding = jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs)
         self._programs: dict[str, Any] = {}
 
     def _run(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
         """Call `function` sharded over the cells (its last `scalars` arguments replicated); compile at first use."""
         if name not in self._programs:
-            split = PartitionSpec(_AXIS)
-            in_specs = (split,) * (len(arguments) - scalars) + (PartitionSpec(),) * scalars
-            mapped = jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=split, check_vma=False)
-            mapped.__name__ = name  # type: ignore[attr-defined]
             began = time.perf_counter()
-            lowered = jax.jit(mapped, donate_argnums=donate).lower(*arguments)
+            lowered = self._lowered(name, function, donate, scalars, *arguments)
             self.timing.lower_seconds += time.perf_counter() - began
             began = time.perf_counter()
             self._programs[name] = lowered.compile()
@@ -115,6 +159,18 @@ class PackRunner:
         result = jax.block_until_ready(self._programs[name](*arguments))
         self.timing.run_seconds += time.perf_counter() - began
         return result
+
+    def _lowered(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
+        if sharding.AXIS in self._mesh.axis_names:
+            rows = self._sharding
+            out = {_start: self._state_sharding, _train_chunk: (self._state_sharding, rows, rows), _evaluate: rows}
+            with jax.set_mesh(self._mesh):
+                return jax.jit(function, donate_argnums=donate, out_shardings=out[function]).lower(*arguments)
+        split = PartitionSpec(_AXIS)
+        in_specs = (split,) * (len(arguments) - scalars) + (PartitionSpec(),) * scalars
+        mapped = jax.shard_map(function, mesh=self._mesh, in_specs=in_specs, out_specs=split, check_vma=False)
+        mapped.__name__ = name  # type: ignore[attr-defined]
+        return jax.jit(mapped, donate_argnums=donate).lower(*arguments)
 
     def start(self) -> Any:
         """The pack's `TrainState` before the first update, leaves with a leading cell axis."""
@@ -143,11 +199,14 @@ class PackRunner:
         return self._map_rows(lambda rows: rows[: len(self.pack)], state) if self._padding else state
 
     def place(self, state: Any) -> Any:
-        """Put a tree with one row a cell onto the devices."""
-        if self._padding:
-            filled = np.minimum(np.arange(len(self.pack) + self._padding), len(self.pack) - 1)
-            state = self._map_rows(lambda rows: rows[filled], state)
-        return jax.device_put(state, self._sharding)
+        """Put the pack's state, as `unpadded` gives it, onto the devices."""
+        return jax.device_put(self._padded(state), self._state_sharding)
+
+    def _padded(self, tree: Any) -> Any:
+        if not self._padding:
+            return tree
+        filled = np.minimum(np.arange(len(self.pack) + self._padding), len(self.pack) - 1)
+        return self._map_rows(lambda rows: rows[filled], tree)
 
     @staticmethod
     def _map_rows(change: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
