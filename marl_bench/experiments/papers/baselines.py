@@ -9,6 +9,7 @@ interquartile mean over seeds with 95% bootstrap intervals (stratified by world 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -382,5 +383,5 @@ def figures(study: Study, entries: Sequence[Entry], folder: Path) -> list[Path]:
             wide = curves.pivot(index="cell", columns="env_steps", values=column)
             lines.append(Runs(one.label, wide.columns.to_numpy(), wide.to_numpy() / one.per))
         figure = training_curves(lines, title=f"{study.title}: {world}", y_title=f"{study.unit} (evaluation)")
-        drawn.append(save_figure(figure, folder / "figures", world.replace(" ", "_"))[1])
+        drawn.append(save_figure(figure, folder / "figures", re.sub(r"[^\w.-]", "_", world))[1])
     return drawn

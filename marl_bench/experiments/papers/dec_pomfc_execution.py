@@ -133,12 +133,13 @@ class _Player:
         if run not in self._runs:
             self._runs[run] = trained(self.folder, run, self.seeds)
         first, params = self._runs[run]
-        env: Any = first.environment
-        env = dataclasses.replace(env, agents=agents, **(start or {}))
+        home: Any = first.environment
+        nominal = dataclasses.replace(home, agents=agents)
+        env = dataclasses.replace(nominal, **(start or {}))
         learner = getattr(first.learner, "learner", first.learner)
         found = returns(
             env,
-            lambda params, key: execution.policy(learner, params, env, protocol, key),  # pyright: ignore[reportArgumentType]
+            lambda params, key: execution.policy(learner, params, nominal, protocol, key),  # pyright: ignore[reportArgumentType]
             params,
             jax.random.key(agents),
             self.episodes,

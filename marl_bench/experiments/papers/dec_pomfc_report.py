@@ -34,9 +34,9 @@ def tables(played: Frame, gradients: Frame) -> dict[str, Table]:
         "starts": _by_size(played, "starts", "E6: starts that were not trained with", "label"),
         "scripted": _by_size(played, "scripted", "Scripted policies", "label"),
     }
-    found["largest"] = _by_size(
-        played, "largest", "E12: local order after 100 steps, each agent with about 20 neighbours", "label"
-    )
+    title = "E12: local order after 100 steps, each agent with about 20 neighbours"
+    note = "One episode of the first seed's policy, executed by act; and of agents that never turn."
+    found["largest"] = _by_size(played, "largest", title, "label", note)
     if "transfer" in set(played["experiment"]):
         found["transfer"] = _by_size(
             played, "transfer", "E11: vicsek, trained and played with other numbers of agents", "trained"
@@ -56,7 +56,10 @@ def tables(played: Frame, gradients: Frame) -> dict[str, Table]:
     return found
 
 
-def _by_size(played: Frame, experiment: str, title: str, row: str) -> Table:
+_RETURNS = "Returns of an agent, means over episodes and seeds; brackets: 95% bootstrap intervals over seeds."
+
+
+def _by_size(played: Frame, experiment: str, title: str, row: str, note: str = _RETURNS) -> Table:
     """Mean returns over seeds, a row for each world and value of the column `row`, a column for each number of agents."""
     part = played[played["experiment"] == experiment]
     sizes = sorted(part["agents"].unique())
@@ -67,7 +70,6 @@ def _by_size(played: Frame, experiment: str, title: str, row: str) -> Table:
         seeds = int(group.groupby("agents").size().min())
         rows.append((*map(str, key), *(by_size.get(agents) for agents in sizes), seeds))
     columns = (*map(Column, keys), *(Column(f"N={agents}", "", ".2f") for agents in sizes), Column("seeds", format="d"))
-    note = "Returns of an agent, means over episodes and seeds; brackets: 95% bootstrap intervals over seeds."
     return Table(title, columns, tuple(rows), frozenset(), (note,))
 
 
@@ -313,7 +315,7 @@ def _execution(court: _Judge) -> None:
         )
         court.claim(
             f"E6 {start}",
-            f"from {start} starts, not trained with, feedback returns more than the open-loop plan for that start",
+            f"from {start} starts feedback returns more than the open-loop plan for the starts of training",
             [feedback, blind],
             "return, CE-mode minus OL, aggregation",
             "positive",
