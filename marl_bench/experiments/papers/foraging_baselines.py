@@ -42,22 +42,19 @@ POLICY = {
 _SEEDS = {"smoke": 2, "reduced": 5, "paper": 10}
 _STEPS = {
     "smoke": {"value": (20_000,), "policy": (32_000,)},
-    "reduced": {"value": (800_000, 240_000), "policy": (320_000,) * 4},
+    "reduced": {"value": (800_000, 240_000, 240_000, 240_000), "policy": (320_000,) * 4},
     "paper": {"value": (2_000_000,) * 4, "policy": (20_000_000,) * 4},
 }
-"""Environment steps of a seed in the first of `TASKS`; the others are not trained. `paper`: Papoudakis et al. 2021."""
+"""Environment steps of a seed in the first of `TASKS`; the others are left out. `paper`: Papoudakis et al. 2021."""
 
 
 def entries(scale: str) -> list[Entry]:
-    """Five learners in all four tasks; at scale reduced iql, vdn and qmix in the first two, at scale smoke all in the first."""
-    found = []
-    for number, task in enumerate(TASKS):
+    """Five learners in all four tasks (in `MAIN` alone at scale smoke)."""
+    found, lengths = [], _STEPS[scale]
+    for number, task in enumerate(TASKS[: len(lengths["value"])]):
         for learner in ("ippo", "mappo", "vdn", "qmix", "iql"):
             value = learner in ("iql", "vdn", "qmix")
-            lengths = _STEPS[scale]["value" if value else "policy"]
-            if number >= len(lengths):
-                continue
-            steps = lengths[number]
+            steps = lengths["value" if value else "policy"][number]
             team = {"team_reward": "sum"} if learner in ("vdn", "qmix") else {}
             schedule = {"learning_rate_steps": steps, "anneal_steps": steps // 4} if value else {"anneal_steps": steps}
             settings = {**(VALUES if value else POLICY), **team, **schedule}
