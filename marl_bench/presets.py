@@ -78,6 +78,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "kuramoto_inertial": ("kuramoto", {"inertial": True, "see_velocity": True, "mass": 2.0}),
     "vicsek_hard": ("vicsek", {"turn_noise": 0.3}),
     "vicsek_biased": ("vicsek", {"start": "von_mises"}),
+    "vicsek_limit": ("phase_limit", {"frequency_spread": 0.0, "frequencies": 1, "noise": 0.02}),
     "vicsek_1995": (
         "vicsek",
         {"dynamics": "classic", "side": 5.0, "radius": 1.0, "speed": 0.03, "horizon": 1500, "action_cost": 0.0},

@@ -26,6 +26,7 @@ _BUILT_IN = {
     "environment": {
         "adversary": "marl_bench.envs.particles.adversary:Adversary",
         "aggregation": "marl_bench.envs.swarms.aggregation:Aggregation",
+        "aggregation_limit": "marl_bench.envs.swarms.limit_worlds:AggregationLimit",
         "cleanup": "marl_bench.envs.cleanup.cleanup:Cleanup",
         "coin_game": "marl_bench.envs.coin_game.coin_game:CoinGame",
         "coins": "marl_bench.envs.coins.coins:Coins",
@@ -43,6 +44,7 @@ _BUILT_IN = {
         "matrix_game": "marl_bench.envs.matrix_game:MatrixGame",
         "mushrooms": "marl_bench.envs.mushrooms.mushrooms:Mushrooms",
         "network_dilemma": "marl_bench.envs.network_dilemma:NetworkDilemma",
+        "phase_limit": "marl_bench.envs.swarms.limit_worlds:PhaseLimit",
         "public_goods": "marl_bench.envs.public_goods:PublicGoods",
         "reference": "marl_bench.envs.particles.reference:Reference",
         "speaker_listener": "marl_bench.envs.particles.speaker_listener:SpeakerListener",
