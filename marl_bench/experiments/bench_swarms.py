@@ -102,7 +102,7 @@ def main(agents: list[int], only: str | None, out: Path | None) -> int:
     platform_name = jax.devices()[0].platform
     record = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "command": f"marl-bench bench swarms --agents {','.join(map(str, agents))}",
+        "command": f"marl-bench bench swarms --agents {','.join(map(str, agents))} --only {','.join(names)}",
         "platform": platform_name,
         "device": jax.devices()[0].device_kind,
         "processor": platform.processor() or platform.machine(),
