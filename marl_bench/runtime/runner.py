@@ -24,7 +24,7 @@ from marl_bench.learner import Cell
 from marl_bench.runtime.packs import Pack
 
 LEAST_ENVIRONMENTS = 256
-"""Environments of one cell that a device must get: with fewer, what devices tell each other in each step outweighs the help."""
+"""Environments of one cell that a device must get: a cautious guess of where help outweighs what devices tell each other."""
 
 _AXIS = "cells"
 
