@@ -245,7 +245,7 @@ def test_conformance(fields):
         ({"radius": 0.6}, "radius=0.6: must be at most half the side, 0.5"),
         ({"turn_noise": -1.0}, "turn_noise=-1.0: must be >= 0"),
         ({"cells": 5}, "cells=5: a cell must be at least a radius wide, so at most 4 fit"),
-        ({"cells": 2}, "cells=2: must be >= 3"),
+        ({"cells": 2}, "cells=2: must be between 3 and 16384"),
         ({"agents": 100_000, "radius": 0.01}, "use cells=100"),
         ({"speed": 1.5}, "speed=1.5: must be at most the side"),
         ({"dynamics": "classic", "speed_control": True}, "speed_control=True: the classic rule ignores"),
