@@ -95,9 +95,9 @@ def test_the_optimum_is_what_its_gains_earn_and_no_others_earn_more():
 def test_the_optimum_of_a_linear_quadratic_problem_is_reached(seed):
     """Within 2 % of the best that any policy can earn, one that sees all states included; nobody earns more."""
     (central, planned), metrics = trained(
-        *(REGULATOR, 500, ("CE-mode", "OL"), 4096, seed),
-        **{"num_envs": 32, "num_steps": 10, "minibatches": 4, "epochs": 4, "hidden_sizes": (16,), "time": "scalar"},
-        **{"learning_rate": 1.5e-3, "anneal_steps": 160_000, "discount": 1.0, "initial_log_std": -1.0},
+        *(REGULATOR, 1000, ("CE-mode", "OL"), 4096, seed),
+        **{"num_envs": 32, "num_steps": 10, "minibatches": 4, "epochs": 4, "hidden_sizes": (64,), "time": "scalar"},
+        **{"learning_rate": 1.5e-3, "anneal_steps": 320_000, "discount": 1.0, "initial_log_std": -1.0},
         **{"rule_centres": 2, "rule_bandwidth": 1.0, "min_std": 0.0, "max_std": 0.05},
     )
     optimum = REGULATOR.optimum()
