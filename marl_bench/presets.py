@@ -75,6 +75,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "action_cost": 0.0,
         },
     ),
+    "kuramoto_swing": ("kuramoto", {"inertial": True, "see_velocity": True, "mass": 2.0, "damping": 0.2}),
     "kuramoto_inertial": ("kuramoto", {"inertial": True, "see_velocity": True, "mass": 2.0}),
     "vicsek_hard": ("vicsek", {"turn_noise": 0.3}),
     "vicsek_biased": ("vicsek", {"start": "von_mises"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from marl_bench.environment import check_integer, concrete
+from marl_bench.environment import check_integer, check_range, concrete
 from marl_bench.envs.swarms import cell_lists, neighbours
 
 
@@ -15,6 +15,22 @@ def check_flags(owner: Any, *names: str) -> None:
         if not isinstance(getattr(owner, name), bool):
             kind = type(owner).__name__
             raise TypeError(f"{name}={getattr(owner, name)!r}: must be True or False (field of {kind})")
+
+
+def check_softness(owner: Any) -> None:
+    """Check `softness` against `radius`, `cells` and `sensor`. Raises ValueError."""
+    if owner.softness is None:
+        return
+    check_range(owner, "softness", 0.0, open_low=True)
+    kind = type(owner).__name__
+    if concrete(owner.softness) and concrete(owner.radius) and owner.softness >= owner.radius:
+        raise ValueError(f"softness={owner.softness!r}: must be below the radius, {owner.radius:g} (field of {kind})")
+    if owner.cells is not None or owner.sensor not in ("moment", "moment2"):
+        name = "sensor" if owner.cells is None else "cells"
+        raise ValueError(
+            f"softness={owner.softness!r}: with {name}={getattr(owner, name)!r} the radius is sharp; use cells=None and "
+            f"sensor=moment or moment2 (fields of {kind})"
+        )
 
 
 def check_search(owner: Any) -> None:

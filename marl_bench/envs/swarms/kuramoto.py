@@ -35,7 +35,7 @@ from marl_bench.environment import (
     field,
 )
 from marl_bench.envs.swarms import scripted, sensing, viewer
-from marl_bench.envs.swarms.checks import check_flags, check_search
+from marl_bench.envs.swarms.checks import check_flags, check_search, check_softness
 from marl_bench.envs.swarms.surfaces import Place
 from marl_bench.envs.swarms.swarm import BROADCAST_DOC, BROADCASTS, Swarm
 from marl_bench.mean_field import Axis
@@ -104,6 +104,11 @@ class Kuramoto(Swarm):
     radius: float = field(
         0.25, doc="how far neighbours are seen on the unit torus [R]; > 0, at most 0.5", unit="length"
     )
+    softness: float | None = field(
+        None,
+        doc="half the distance over which a neighbour fades out around the radius [tau]; > 0, below the radius; None for a sharp one",
+        unit="length",
+    )
     frequency_spread: float = field(
         0.05, doc="standard deviation, or half width (lorentzian, uniform), of the frequencies; >= 0", unit="rad/time"
     )
@@ -111,6 +116,9 @@ class Kuramoto(Swarm):
     noise: float = field(0.0, doc="standard deviation of the phases' noise in a unit of time [sigma]; >= 0", unit="rad")
     coupling: float = field(0.0, doc="strength of the classic coupling [K]; >= 0", unit="1/time")
     mass: float = field(2.0, doc="delay of the velocity [m], with `inertial`; > step_time", unit="time")
+    damping: float = field(
+        1.0, doc="friction of the velocity [D], with `inertial`; other than 1 for the swing equation; >= 0"
+    )
     step_time: float = field(1.0, doc="time that passes in a step [dt]; > 0", unit="time/step")
     action_cost: float = field(0.05, doc="price of the largest action [c_u]; >= 0", unit="reward")
 
@@ -125,7 +133,7 @@ class Kuramoto(Swarm):
         check_flags(self, "quantiles", "white", "synchronous", "inertial", "see_velocity", "heun", "reward_on_next")
         for name in ("radius", "max_turn", "mass", "step_time"):
             check_range(self, name, 0.0, open_low=True)
-        for name in ("frequency_spread", "noise", "coupling", "action_cost"):
+        for name in ("frequency_spread", "noise", "coupling", "action_cost", "damping"):
             check_range(self, name, 0.0)
         if self.graph == "all" and self.sensor not in ("moment", "moment2"):
             raise ValueError(
@@ -141,6 +149,15 @@ class Kuramoto(Swarm):
         if self.inertial and known and self.mass <= self.step_time:
             raise ValueError(
                 f"mass={self.mass!r}: must be > step_time={self.step_time!r}, or the velocity overshoots (field of Kuramoto)"
+            )
+        check_softness(self)
+        if self.softness is not None and self.graph == "all":
+            raise ValueError(
+                f"softness={self.softness!r}: with graph=all there is no radius; use softness=None (field of Kuramoto)"
+            )
+        if concrete(self.damping) and self.damping != 1 and not self.inertial:
+            raise ValueError(
+                f"damping={self.damping!r}: only with inertial=True do phases have a velocity (field of Kuramoto)"
             )
         if self.heun and self.inertial:
             raise ValueError("heun=True: with inertial=True the step is semi-implicit Euler's; use heun=False")
@@ -219,7 +236,7 @@ class Kuramoto(Swarm):
 
         velocity = None
         if state.velocity is not None:
-            velocity = state.velocity + time / self.mass * (drive(state.phase) - state.velocity)
+            velocity = state.velocity + time / self.mass * (drive(state.phase) - self.damping * state.velocity)
             slope = velocity
         else:
             slope = drive(state.phase)
@@ -253,7 +270,8 @@ class Kuramoto(Swarm):
         cos, sin = jnp.cos(phase), jnp.sin(phase)
         if self.graph == "geometric":
             place = Place(state.x, state.y, cos, sin)
-            return sensing.view(sensor, self.sectors, "torus", place, self.radius, self.side, self.cells)[0]
+            search = (self.radius, self.side, self.cells, self.softness)
+            return sensing.view(sensor, self.sectors, "torus", place, *search)[0]
         harmonics = [(cos, sin)] if sensor == "moment" else [(cos, sin), (cos * cos - sin * sin, 2 * cos * sin)]
         columns = []
         for real, imaginary in harmonics:

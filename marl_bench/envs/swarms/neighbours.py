@@ -28,12 +28,26 @@ MOST_PAIRS = 16_384
 """Agents up to which comparing all pairs is offered."""
 
 
-def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) -> tuple[Array, ...]:
+def reach(squared: Array, radius: Any, softness: Any | None) -> Array:
+    """How much a neighbour at a squared distance counts: 1 below the radius and 0 beyond, without a step if there is a softness tau.
+
+    Then 1 falls to 0 between R - tau and R + tau, as 3 t^2 - 2 t^3 (continuously differentiable, so Lipschitz).
+    """
+    if softness is None:
+        return (squared < radius * radius).astype(jnp.float32)
+    t = jnp.clip((radius + softness - jnp.sqrt(squared)) / (2 * softness), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def all_pairs(
+    surface: str, place: Place, radius: Any, side: Any, term: Term, softness: Any | None = None
+) -> tuple[Array, ...]:
     """(number of neighbours, *sums of `term` over them), [N] each, by comparing every agent with every other.
 
     Args:
       place: [N] agents in the chart. radius, side: lengths.
       term: see `Term`.
+      softness: see `reach`.
     """
     count = place.x.shape[0]
     agents = jnp.arange(count)
@@ -41,14 +55,16 @@ def all_pairs(surface: str, place: Place, radius: Any, side: Any, term: Term) ->
     def seen_from(eye: Place, agent: Array) -> tuple[Array, ...]:
         here, there = (jax.tree.map(lambda leaf: leaf[:, None], eye), jax.tree.map(lambda leaf: leaf[None], place))
         sight = surfaces.sight(surface, here, there, side)
-        near = (sight.squared < radius * radius) & (agent[:, None] != agents[None])
+        near = jnp.where(agent[:, None] != agents[None], reach(sight.squared, radius, softness), 0)
         terms = (jnp.ones_like(sight.squared), *term(sight))
-        return tuple(jnp.sum(jnp.where(near, value, 0), axis=1) for value in terms)
+        return tuple(jnp.sum(near * value, axis=1) for value in terms)
 
     return _by_blocks(seen_from, place, agents)
 
 
-def all_pairs_moments(surface: str, place: Place, radius: Any, side: Any, harmonics: int) -> tuple[Array, ...]:
+def all_pairs_moments(
+    surface: str, place: Place, radius: Any, side: Any, harmonics: int, softness: Any | None = None
+) -> tuple[Array, ...]:
     """`all_pairs` of the cosines and sines of relative headings and their multiples, on a surface that mirrors nothing.
 
     The sum over neighbours of a relative heading is the sum of their headings, turned: one product of the matrix of who is near with the
@@ -57,6 +73,7 @@ def all_pairs_moments(surface: str, place: Place, radius: Any, side: Any, harmon
     Args:
       place: [N] agents in the chart. radius, side: lengths.
       harmonics: multiples 1 ... H of the heading.
+      softness: see `reach`.
     Returns:
       number of neighbours, then cosine and sine of each harmonic, [N] each.
     """
@@ -71,8 +88,8 @@ def all_pairs_moments(surface: str, place: Place, radius: Any, side: Any, harmon
     def sums_of(eye: Place, agent: Array) -> Array:
         here, there = (jax.tree.map(lambda leaf: leaf[:, None], eye), jax.tree.map(lambda leaf: leaf[None], place))
         squared = surfaces.sight(surface, here, there, side).squared
-        near = (squared < radius * radius) & (agent[:, None] != agents[None])
-        return jnp.matmul(near.astype(jnp.float32), columns, precision="highest")
+        near = jnp.where(agent[:, None] != agents[None], reach(squared, radius, softness), 0)
+        return jnp.matmul(near, columns, precision="highest")
 
     number, *sums = _by_blocks(sums_of, place, agents).T
     pairs = zip(sums[::2], sums[1::2], waves, strict=True)

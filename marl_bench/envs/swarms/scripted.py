@@ -1,4 +1,4 @@
-"""Scripted policies of the swarms that steer: functions of the agents' own views alone."""
+"""Scripted policies of the swarms that steer; all but `couzin` are functions of the agents' own views alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from marl_bench.envs.swarms import surfaces
+from marl_bench.envs.swarms.surfaces import Place
 
 GAIN = 3.0
 """Of `gentle`, per unit of the neighbours' mean sine."""
@@ -28,6 +31,40 @@ def straight(env: Any, state: Any, observation: Any, key: jax.Array) -> jax.Arra
     """[N, D] never turn."""
     del state, key
     return _with_speed(env, jnp.zeros(observation.agents_view.shape[0]))
+
+
+REPULSION, ORIENTATION = 0.2, 0.6
+"""Radii of the two inner zones of `couzin`, as shares of the sensor's; the outermost ends with it."""
+
+BLIND = -0.8
+"""Cosine of the angle from the heading beyond which `couzin` does not see: about 143 degrees to either side."""
+
+
+def couzin(env: Any, state: Any, observation: Any, key: jax.Array) -> jax.Array:
+    """[N, D] the three zones of Couzin et al. 2002: away from whoever is too near; else along with those further off and to the rest.
+
+    Alignment and attraction are averaged over their neighbours and added; all pairs are compared. Radii are ours.
+    """
+    del observation, key
+    place = Place(state.x, state.y, jnp.cos(state.heading), jnp.sin(state.heading))
+    eye, other = (Place(*(entry[index] for entry in place)) for index in ((slice(None), None), (None, slice(None))))
+    seen = surfaces.sight(env.surface, eye, other, env.side)
+    distance = jnp.sqrt(jnp.maximum(seen.squared, 1e-12))
+    ahead = (seen.dx * eye.cos + seen.dy * eye.sin) / distance
+    aside = (seen.dy * eye.cos - seen.dx * eye.sin) / distance
+    visible = (distance < env.radius) & (ahead > BLIND) & ~jnp.eye(distance.shape[0], dtype=bool)
+    near, middle = (visible & (distance < share * env.radius) for share in (REPULSION, ORIENTATION))
+
+    def mean(zone: jax.Array, *vector: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.sum(jnp.where(zone, part, 0), axis=1) for part in vector]) / jnp.maximum(
+            jnp.sum(zone, axis=1), 1
+        )
+
+    towards = mean(middle & ~near, seen.cos, seen.sin) + mean(visible & ~middle, ahead, aside)
+    cos, sin = jnp.where(jnp.any(near, axis=1), -mean(near, ahead, aside), towards)
+    # Across a mirroring seam left is right for whoever carries its own.
+    hand = 1.0 if state.hand is None else state.hand
+    return _with_speed(env, hand * jnp.clip(jnp.arctan2(sin, cos) / env.max_turn, -1, 1))
 
 
 STEERING = {"steer": steer, "gentle": gentle, "straight": straight}

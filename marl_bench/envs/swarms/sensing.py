@@ -20,6 +20,9 @@ Array = jax.Array
 SENSORS = ("moment", "moment_count", "moment2", "sectors")
 """Mean of (cos, sin); the same and the number of neighbours; the same and the second harmonic; shares of sectors, and "alone"."""
 
+LEAST_SHARE = 0.01
+"""Of the swarm: with a soft radius, what the sums over neighbours are at least divided by, so that views stay continuous."""
+
 MOST_COUNT = 3.0
 """Bound on the number of neighbours relative to that of a uniform swarm, as `moment_count` shows it."""
 
@@ -30,7 +33,14 @@ def size(sensor: str, sectors: int) -> int:
 
 
 def view(
-    sensor: str, sectors: int, surface: str, place: Place, radius: Any, side: Any, cells: int | None
+    sensor: str,
+    sectors: int,
+    surface: str,
+    place: Place,
+    radius: Any,
+    side: Any,
+    cells: int | None,
+    softness: Any | None = None,
 ) -> tuple[Array, Array]:
     """Views [N, d] of all agents, each entry in [-1, 1] (the count in [0, 3]), and numbers of neighbours [N].
 
@@ -38,6 +48,7 @@ def view(
       sensor: one of `SENSORS`. sectors: number of equal sectors of `sectors`.
       place: [N] agents. radius, side: lengths.
       cells: cells a side of the neighbour search; None compares all pairs.
+      softness: see `neighbours.reach`; with all pairs only. Sums are then divided by at least `LEAST_SHARE` of the swarm.
     """
 
     def term(sight: Sight) -> tuple[Array, ...]:
@@ -52,12 +63,13 @@ def view(
 
     if cells is None and sensor != "sectors" and surface not in FLIPPED:
         harmonics = 2 if sensor == "moment2" else 1
-        number, *sums = neighbours.all_pairs_moments(surface, place, radius, side, harmonics)
+        number, *sums = neighbours.all_pairs_moments(surface, place, radius, side, harmonics, softness)
     elif cells is None:
-        number, *sums = neighbours.all_pairs(surface, place, radius, side, term)
+        number, *sums = neighbours.all_pairs(surface, place, radius, side, term, softness)
     else:
         number, *sums = cell_lists.cell_lists(surface, place, radius, side, cells, term)
-    entries = [total / jnp.maximum(number, 1) for total in sums]
+    least = 1 if softness is None else LEAST_SHARE * place.x.shape[0]
+    entries = [total / jnp.maximum(number, least) for total in sums]
     if sensor == "moment_count":
         expected = (place.x.shape[0] - 1) * np.pi * radius * radius / (side * side)
         entries.append(jnp.clip(number / expected, 0, MOST_COUNT))

@@ -33,7 +33,7 @@ from marl_bench.environment import (
     field,
 )
 from marl_bench.envs.swarms import scripted, sensing, surfaces, viewer
-from marl_bench.envs.swarms.checks import check_flags, check_search
+from marl_bench.envs.swarms.checks import check_flags, check_search, check_softness
 from marl_bench.envs.swarms.surfaces import Place
 from marl_bench.envs.swarms.swarm import BROADCAST_DOC, BROADCASTS, Swarm
 from marl_bench.mean_field import Axis
@@ -107,6 +107,11 @@ class Vicsek(Swarm):
     )
     side: float = field(1.0, doc="side of the chart [L]; > 0", unit="length")
     radius: float = field(0.25, doc="how far neighbours are seen [R]; > 0, at most half the side", unit="length")
+    softness: float | None = field(
+        None,
+        doc="half the distance over which a neighbour fades out around the radius [tau]; > 0, below the radius; None for a sharp one",
+        unit="length",
+    )
     speed: float = field(0.075, doc="length of a step [v0]; >= 0, at most the side", unit="length/step")
     max_turn: float = field(0.2, doc="largest turn [omega_max]; > 0", unit="rad/step")
     turn_noise: float = field(0.02, doc="standard deviation of the turn's noise [sigma_phi]; >= 0", unit="rad")
@@ -138,6 +143,11 @@ class Vicsek(Swarm):
         for name in ("speed", "turn_noise", "classic_noise", "action_cost", "concentration"):
             check_range(self, name, 0.0)
         check_search(self)
+        check_softness(self)
+        if self.dynamics == "classic" and self.softness is not None:
+            raise ValueError(
+                f"softness={self.softness!r}: the classic rule has a sharp radius; use softness=None (field of Vicsek)"
+            )
 
     # --- sizes and specs -------------------------------------------------------------------------
 
@@ -226,7 +236,8 @@ class Vicsek(Swarm):
         return sign * sensing.order(cos, sin)
 
     def _seen(self, state: State, sensor: str) -> tuple[jax.Array, jax.Array]:
-        return sensing.view(sensor, self.sectors, self.surface, self._place(state), self.radius, self.side, self.cells)
+        search = (self.radius, self.side, self.cells, self.softness)
+        return sensing.view(sensor, self.sectors, self.surface, self._place(state), *search)
 
     @staticmethod
     def _place(state: State) -> Place:
@@ -314,5 +325,9 @@ class Vicsek(Swarm):
         return viewer.arrows(np.asarray(state.x), np.asarray(state.y), np.asarray(state.heading), float(self.side))
 
     def scripted_policies(self) -> dict[str, ScriptedPolicy]:
-        """`steer` turns to the neighbours' mean as fast as it can, `gentle` in proportion (gain 3); `straight` never turns."""
-        return {name: functools.partial(rule, self) for name, rule in scripted.STEERING.items()}
+        """`steer` turns to the neighbours' mean as fast as it can, `gentle` in proportion (gain 3); `straight` never turns.
+
+        `couzin` keeps its distance, aligns and closes up by three zones; it reads the state, where the offsets of neighbours are.
+        """
+        rules = {**scripted.STEERING, "couzin": scripted.couzin}
+        return {name: functools.partial(rule, self) for name, rule in rules.items()}
