@@ -32,7 +32,7 @@ OTHERS = {
     "mappo": ("foraging", "mappo", {**SMALL, "gradient_norms": True}),
     "gru": ("foraging", "ippo", {**SMALL, "recurrent_size": 4, "gradient_norms": True, "sharing": "independent"}),
     "pqn": ("foraging", "pqn", {**SMALL, "recurrent_size": 4, "minibatches": 2}),
-    "qmix": ("spread", "qmix", {**SMALL, "buffer_size": 32, "batch_size": 8}),
+    "qmix": ("spread", "qmix", {**SMALL, "buffer_size": 32, "batch_size": 8, "team_reward": "sum"}),
     "matd3": ("spread", "matd3", {**SMALL, "buffer_steps": 48, "batch_size": 8, "learning_starts": 1}),
 }
 # Sums over environments are made in another order: a few 1e-7 each, through three updates of Adam.
