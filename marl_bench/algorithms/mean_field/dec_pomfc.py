@@ -211,25 +211,20 @@ class DecPOMFC(PPO):
         return world, steps, {**played, "plan": plan}
 
     def update(self, state: Any, source: Environment) -> tuple[Any, dict[str, jax.Array]]:
-        """One iteration of the planner's PPO; then its plan and the weight of the divergence follow."""
+        """One iteration of the planner's PPO; then its plan and the weight of the divergence follow.
+
+        Logs besides `xi_std`, the mean standard deviation of xi along the plan, and `kl_weight`, the weight that was used [1/nat].
+        """
         learner = self
         if self.kl_coefficient is not None:
             learner = dataclasses.replace(self, kl_coefficient=state.kl_weight)
         following, metrics = PPO.update(learner, state, self.mdp(state.params, source))
         plan = metrics.pop("plan")
-        weight = state.kl_weight
-        grown = jnp.where(
-            metrics["kl"] > 2 * self.kl_target, 1.5, jnp.where(metrics["kl"] < 0.5 * self.kl_target, 0.5, 1.0)
-        )
-        std = self._mean_std(following.params, plan)
-        following = dataclasses.replace(
-            following, params={**following.params, "plan": plan}, kl_weight=weight * grown.astype(weight.dtype)
-        )
-        return following, {**metrics, "xi_std": std, "kl_weight": weight}
-
-    def _mean_std(self, params: Any, plan: jax.Array) -> jax.Array:
-        """[] mean standard deviation of xi along the plan."""
-        return jnp.mean(jnp.exp(self.planner(params, plan).log_std))
+        far, near = metrics["kl"] > 2 * self.kl_target, metrics["kl"] < 0.5 * self.kl_target
+        weight = state.kl_weight * jnp.where(far, np.float32(1.5), jnp.where(near, np.float32(0.5), np.float32(1)))
+        std = jnp.mean(jnp.exp(self.planner(following.params, plan).log_std))
+        following = dataclasses.replace(following, params={**following.params, "plan": plan}, kl_weight=weight)
+        return following, {**metrics, "xi_std": std, "kl_weight": state.kl_weight}
 
     # --- execution -------------------------------------------------------------------------------
 

@@ -43,17 +43,9 @@ STUDY = Study(
 
 
 def reproduce(scale: str, out: Path | str, *, resume: bool = True, wandb: str = "offline") -> int:
-    """Train, evaluate and report one scale.
+    """Train, evaluate and report one scale; see `baselines.reproduce`.
 
-    Args:
-      scale: "smoke", "reduced" or "paper".
-      out: folder for run directories (`runs/NAME`), `evaluations.csv`, `gradients.csv`, `tables`, `figures`, `verdicts.json`, `report.md`.
-      resume: continue what an interrupted reproduction left; finished runs are never trained again, evaluations never played again.
-      wandb: "offline", "online" or "disabled".
-    Returns:
-      0; a claim that fails is a finding, not an error.
-    Raises:
-      UsageError: for an unknown scale. RunError: when a run fails.
+    `out` gets `evaluations.csv` and `gradients.csv`, too; what stands there is not played again.
     """
     reporting.check_scale(scale)
     folder = Path(out)

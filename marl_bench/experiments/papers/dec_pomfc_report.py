@@ -146,7 +146,7 @@ class _Judge:
         practical: float = 0.0,
         note: str = "",
     ) -> None:
-        """Judge one sample against 0, or the first minus the second (in pairs where `paired` seeds share a policy)."""
+        """Judge the mean of one sample [S] against 0, or the difference of the means of two; other arguments as for `judge`."""
         if any(not sample.size for sample in samples):
             self.verdicts.append(unmeasured(name, statement, note="its runs are not part of this scale", source=source))
             return
