@@ -9,6 +9,7 @@ Source: cell lists as in every molecular-dynamics code (Allen and Tildesley 1987
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_bench.envs.swarms import surfaces
-from marl_bench.envs.swarms.neighbours import Term
 from marl_bench.envs.swarms.surfaces import Place, Sight
 
 Array = jax.Array
+
+Term = Callable[[Sight], tuple[Array, ...]]
+"""What a neighbour adds to the sums of the agent that sees it: arrays like those of the `Sight`."""
 
 LEAST_CELLS = 3
 """Cells a side that cell lists need, so that the rows around an agent are different ones."""
