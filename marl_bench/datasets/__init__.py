@@ -1,0 +1,1 @@
+"""Offline data: schema, storage, collection, import, and what learners draw from it."""
