@@ -47,8 +47,32 @@ class Cell:
     key: jax.Array
 
 
+class Source:
+    """Base of sources that hold data of a world, which all cells of a pack share.
+
+    Attributes:
+      environment: the world that the data are of.
+    """
+
+    environment: Environment
+
+    def with_data(self, data: Any) -> Source:
+        """This source with its data, a pytree of arrays; sources are packed without it."""
+        raise NotImplementedError(f"{type(self).__name__} must define with_data")
+
+
+def world_of(source: Any) -> Environment:
+    """The world that a policy plays in: `source` itself, or the one that its data are of."""
+    return source.environment if isinstance(source, Source) else source
+
+
 class Learner:
     """Base of every learner; subclasses are decorated with `flax.struct.dataclass`."""
+
+    @property
+    def offline(self) -> bool:
+        """Whether it learns from a data set (`Source`) instead of playing."""
+        return False
 
     @property
     def default_steps(self) -> int:

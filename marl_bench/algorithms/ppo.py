@@ -7,8 +7,7 @@ what the critic reads). One iteration (`update`):
   2. values of every view and of its true successor; advantages; targets;
   3. `epochs` times over the data in `minibatches` parts: clipped policy loss, value loss, entropy, one Adam step each.
 
-A sample of a minibatch is one step of one environment with all its agents; with a GRU it is the whole sequence of one
-environment, unrolled from the memory that it began with.
+A minibatch's sample is one step of one environment; with a GRU its whole sequence, from the memory that it began with.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
 from marl_bench.algorithms.equations import AdamState, gae, global_norm
 from marl_bench.algorithms.networks import Network
-from marl_bench.algorithms.online import OnlineLearner, action_size, is_discrete
+from marl_bench.algorithms.networked import action_size, is_discrete
+from marl_bench.algorithms.online import OnlineLearner
 from marl_bench.algorithms.rollout import Steps, World
 from marl_bench.algorithms.shuffle import in_minibatches
 from marl_bench.environment import Environment, Observation, check_choice, check_integer, check_range, field

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from marl_bench.algorithms.mixers import MonotonicMixer
-from marl_bench.algorithms.online import require_global_state
+from marl_bench.algorithms.networked import require_global_state
 from marl_bench.algorithms.vdn import VDN
 from marl_bench.environment import Environment, check_integer, field
 

@@ -7,6 +7,7 @@ row r + 1. Everything is drawn by index (`sampling`), so a pack of cells shares 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -55,19 +56,20 @@ def as_data(parts: Sequence[Trajectories], num_actions: int = 0, sizes: tuple[in
       sizes: least (R, E, M), so that shards of one data set get the same shapes.
     """
     one = [_rows(part, num_actions) for part in parts]
-    least = (*(max(size, *(rows.view.shape[0] for rows in one)) for size in sizes[:1]),)
-    episodes = max(sizes[1], *(rows.first.shape[0] for rows in one), 1)
-    steps = max(sizes[2], *(rows.step_row.shape[0] for rows in one), 1)
+    rows, episodes, steps = (
+        max(least, 1, *(getattr(part, name).shape[0] for part in one))
+        for least, name in zip(sizes, ("view", "first", "step_row"), strict=True)
+    )
     lengths = {"first": episodes, "length": episodes, "step_row": steps, "num_episodes": None, "num_steps": None}
 
-    def stacked(name: str) -> np.ndarray | None:
-        leaves = [getattr(rows, name) for rows in one]
+    def stacked(name: str) -> Any:
+        leaves = [getattr(part, name) for part in one]
         if any(leaf is None for leaf in leaves):
             return None
-        size = lengths.get(name, least[0])
+        size = lengths.get(name, rows)
         return np.stack([leaf if size is None else _filled(leaf, size) for leaf in leaves])
 
-    return Data(**{name: stacked(name) for name in Data.__dataclass_fields__})  # pyright: ignore[reportArgumentType]
+    return Data(**{name: stacked(name) for name in Data.__dataclass_fields__})
 
 
 def sizes_of(part: Trajectories) -> tuple[int, int, int]:
@@ -103,21 +105,22 @@ def _rows(part: Trajectories, num_actions: int) -> Data:
     known = part.last_observations is not None
     usable = np.ones(part.num_steps, bool) if known else ~ends | np.all(part.terminals, axis=1)
     kind = np.int32 if part.actions.ndim == 2 else np.float32
-    return Data(
-        view=laid_out(_narrow(part.observations), part.last_observations),  # pyright: ignore[reportArgumentType]
-        state=None if part.state is None else laid_out(part.state.astype(np.float32), part.last_state),  # pyright: ignore[reportArgumentType]
-        mask=mask,  # pyright: ignore[reportArgumentType]
-        action=laid_out(part.actions.astype(kind), None),  # pyright: ignore[reportArgumentType]
-        reward=laid_out(part.rewards.astype(np.float32), None),  # pyright: ignore[reportArgumentType]
-        discount=laid_out(1.0 - part.terminals.astype(np.float32), None),  # pyright: ignore[reportArgumentType]
-        is_last=laid_out(ends, None),  # pyright: ignore[reportArgumentType]
-        usable=laid_out(usable, None),  # pyright: ignore[reportArgumentType]
-        first=(last_row - lengths).astype(np.int32),  # pyright: ignore[reportArgumentType]
-        length=lengths.astype(np.int32),  # pyright: ignore[reportArgumentType]
-        step_row=step_row[usable].astype(np.int32),  # pyright: ignore[reportArgumentType]
-        num_episodes=np.int32(lengths.size),  # pyright: ignore[reportArgumentType]
-        num_steps=np.int32(usable.sum()),  # pyright: ignore[reportArgumentType]
+    found: dict[str, Any] = dict(
+        view=laid_out(_narrow(part.observations), part.last_observations),
+        state=None if part.state is None else laid_out(part.state.astype(np.float32), part.last_state),
+        mask=mask,
+        action=laid_out(part.actions.astype(kind), None),
+        reward=laid_out(part.rewards.astype(np.float32), None),
+        discount=laid_out(1.0 - part.terminals.astype(np.float32), None),
+        is_last=laid_out(ends, None),
+        usable=laid_out(usable, None),
+        first=(last_row - lengths).astype(np.int32),
+        length=lengths.astype(np.int32),
+        step_row=step_row[usable].astype(np.int32),
+        num_episodes=np.int32(lengths.size),
+        num_steps=np.int32(usable.sum()),
     )
+    return Data(**found)
 
 
 def _narrow(array: np.ndarray) -> np.ndarray:

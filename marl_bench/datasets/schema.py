@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -92,8 +93,9 @@ class Trajectories:
     def episodes(self, chosen: np.ndarray | Sequence[int]) -> Trajectories:
         """The named episodes, in the given order. `chosen`: indices in 0 ... E - 1."""
         lengths, chosen = self.lengths, np.asarray(chosen, np.int64)
-        starts = np.cumsum(lengths) - lengths
-        rows = np.concatenate([np.arange(starts[e], starts[e] + lengths[e]) for e in chosen] or [np.zeros(0, np.int64)])
+        starts, wanted = np.cumsum(lengths) - lengths, lengths[chosen]
+        before = np.cumsum(wanted) - wanted
+        rows = np.arange(wanted.sum()) + np.repeat(starts[chosen] - before, wanted)
         return Trajectories(
             **{name: _at(getattr(self, name), rows) for name in ROW_FIELDS},
             **{name: _at(getattr(self, name), chosen) for name in LAST_FIELDS},
@@ -105,11 +107,11 @@ def joined(parts: Sequence[Trajectories]) -> Trajectories:
     return Trajectories(**{name: _joined([getattr(part, name) for part in parts]) for name in ROW_FIELDS + LAST_FIELDS})
 
 
-def _at(array: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+def _at(array: np.ndarray | None, rows: np.ndarray) -> Any:
     return None if array is None else array[rows]
 
 
-def _joined(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+def _joined(arrays: list[np.ndarray | None]) -> Any:
     found = [array for array in arrays if array is not None]
     return np.concatenate(found) if found and len(found) == len(arrays) else None
 

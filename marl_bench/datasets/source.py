@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 from flax import struct
 
 from marl_bench.datasets.data import Data
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.environment import Environment
+from marl_bench.learner import Source
 
 
 @struct.dataclass
@@ -42,7 +42,7 @@ def statistics_of(part: Trajectories) -> Statistics:
 
 
 @struct.dataclass
-class OfflineSource:
+class OfflineSource(Source):
     """The source of one cell of an offline run.
 
     Attributes:

@@ -21,7 +21,7 @@ from marl_bench.algorithms import rollout
 from marl_bench.algorithms.mean_field import decision_rules, mean_field_mdp
 from marl_bench.algorithms.mean_field.decision_rules import DecisionRule
 from marl_bench.algorithms.mean_field.mean_field_mdp import MeanFieldMDP
-from marl_bench.algorithms.online import is_discrete
+from marl_bench.algorithms.networked import is_discrete
 from marl_bench.algorithms.ppo import PPO, PPOState
 from marl_bench.environment import Environment, Observation, check_choice, check_integer, check_range, field
 from marl_bench.mean_field import KINDS, Features

@@ -1,0 +1,1 @@
+"""Learners from data sets: conservative Q-learning, its rivals, and imitation."""
