@@ -19,7 +19,7 @@ from flax import struct
 
 from marl_bench import evaluation
 from marl_bench.environment import Environment, Observation, check_integer
-from marl_bench.learner import Learner, TrainState
+from marl_bench.learner import Learner, TrainState, world_of
 
 SCORE = "return_sum"
 """What the best policy is best in: the mean over episodes of the sum of all agents' returns."""
@@ -72,6 +72,11 @@ class Evaluated(Learner):
     # --- protocol --------------------------------------------------------------------------------
 
     @property
+    def offline(self) -> bool:
+        """That of the wrapped learner."""
+        return self.learner.offline
+
+    @property
     def default_steps(self) -> int:
         """That of the wrapped learner."""
         return self.learner.default_steps
@@ -88,16 +93,17 @@ class Evaluated(Learner):
             raise ValueError(f"{updates} updates cannot be divided into parts of {self.every} with an evaluation each")
         return updates // self.every
 
-    def validate(self, environment: Environment) -> None:
+    def validate(self, environment: Any) -> None:
         """Check that the wrapped learner can play the world, and that whole episodes of it can be."""
         self.learner.validate(environment)
+        environment = world_of(environment)
         name = type(environment.unwrapped).__name__
         if environment.endless:
             raise ValueError(f"{name} never ends, so there are no whole episodes to evaluate; leave evaluations out")
         if environment.learner_inputs:
             raise ValueError(f"{name} asks its learner for inputs; leave evaluations out")
 
-    def init(self, key: jax.Array, source: Environment) -> EvaluatedState:
+    def init(self, key: jax.Array, source: Any) -> EvaluatedState:
         """The wrapped learner's start; its policy counts as the best until another was evaluated."""
         inner = self.learner.init(key, source)
         return EvaluatedState(
@@ -111,7 +117,7 @@ class Evaluated(Learner):
             best_env_steps=jnp.int32(0),
         )
 
-    def update(self, state: EvaluatedState, source: Environment) -> tuple[EvaluatedState, dict[str, jax.Array]]:
+    def update(self, state: EvaluatedState, source: Any) -> tuple[EvaluatedState, dict[str, jax.Array]]:
         """`every` updates, then an evaluation; logs means over the updates, and the evaluation as `eval_` + name."""
         inner = dataclasses.replace(state.inner, params=state.params)
 
@@ -120,7 +126,7 @@ class Evaluated(Learner):
 
         inner, logged = jax.lax.scan(step, inner, None, self.every)
         key = jax.random.fold_in(jax.random.fold_in(inner.key, _INTERIM), state.updates)
-        found = evaluation.summary(self.play(source, inner.params, key, self.episodes))
+        found = evaluation.summary(self.play(world_of(source), inner.params, key, self.episodes))
         # Of equal ones the later counts: scores that cannot be passed are often reached early.
         better = found[SCORE] >= state.best_score
         state = EvaluatedState(
@@ -135,11 +141,12 @@ class Evaluated(Learner):
         )
         return state, {**jax.tree.map(jnp.mean, logged), **{f"eval_{name}": value for name, value in found.items()}}
 
-    def evaluate(self, state: EvaluatedState, source: Environment) -> dict[str, jax.Array]:
+    def evaluate(self, state: EvaluatedState, source: Any) -> dict[str, jax.Array]:
         """Fresh episodes of the last policy (plain names) and of the best (`absolute_` + name), with equal keys.
 
         `best_score` is the interim evaluation that chose the best policy, `best_env_steps` when that was.
         """
+        source = world_of(source)
         own = set(source.metric_units)
         for observer in self.observers:
             source = observer(source)

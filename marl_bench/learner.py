@@ -48,7 +48,7 @@ class Cell:
 
 
 class Source:
-    """Base of sources that hold data of a world, which all cells of a pack share.
+    """Base of sources that hold data of a world, which all cells of a pack share; packed without the data.
 
     Attributes:
       environment: the world that the data are of.
@@ -56,8 +56,22 @@ class Source:
 
     environment: Environment
 
+    @property
+    def shards(self) -> int:
+        """S, parts in which the data are brought to the devices, one after the other."""
+        return 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one shard on the device."""
+        return 0
+
+    def load(self, shard: int) -> Any:
+        """The data of a shard, a pytree of NumPy arrays. `shard`: in 0 ... S - 1."""
+        raise NotImplementedError(f"{type(self).__name__} must define load")
+
     def with_data(self, data: Any) -> Source:
-        """This source with its data, a pytree of arrays; sources are packed without it."""
+        """This source with data from `load`."""
         raise NotImplementedError(f"{type(self).__name__} must define with_data")
 
 

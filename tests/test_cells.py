@@ -14,7 +14,8 @@ from flax import struct
 from marl_bench import Environment, Learner, field, registry
 from marl_bench.environment import check_integer, check_range
 from marl_bench.errors import UsageError
-from marl_bench.experiments.cells import SweepConfig, build_environment, expand, read_yaml
+from marl_bench.experiments.cells import SweepConfig, build_environment, expand
+from marl_bench.experiments.yaml_files import read_yaml
 
 
 @struct.dataclass

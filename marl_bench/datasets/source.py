@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flax import struct
@@ -41,6 +41,23 @@ def statistics_of(part: Trajectories) -> Statistics:
     return Statistics(*of(part.observations), *of(part.state))
 
 
+class Layout(Protocol):
+    """Where the data of a source come from; hashable, the same for all cells of a pack."""
+
+    @property
+    def num_shards(self) -> int:
+        """S."""
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes of a shard on the device."""
+        ...
+
+    def load(self, shard: int) -> Data:
+        """`Data` of a shard, as NumPy arrays; the same shapes for all shards."""
+        ...
+
+
 @struct.dataclass
 class OfflineSource(Source):
     """The source of one cell of an offline run.
@@ -51,6 +68,7 @@ class OfflineSource(Source):
       statistics: of that data set.
       data: `Data`, shared by the cells of a pack; None where only shapes matter.
       longest: steps of the longest episode of any of the K.
+      layout: where the data come from; None if they were given.
     """
 
     environment: Environment
@@ -58,6 +76,7 @@ class OfflineSource(Source):
     statistics: Statistics
     data: Data | None = None
     longest: int = struct.field(pytree_node=False, default=1)
+    layout: Layout | None = struct.field(pytree_node=False, default=None)
 
     @property
     def num_agents(self) -> int:
@@ -68,6 +87,21 @@ class OfflineSource(Source):
     def unwrapped(self) -> Environment:
         """The world without its wrappers."""
         return self.environment.unwrapped
+
+    @property
+    def shards(self) -> int:
+        """S."""
+        return 1 if self.layout is None else self.layout.num_shards
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a shard on the device."""
+        return 0 if self.layout is None else self.layout.nbytes()
+
+    def load(self, shard: int) -> Data:
+        """`Data` of a shard, as NumPy arrays."""
+        assert self.layout is not None
+        return self.layout.load(shard)
 
     def with_data(self, data: Any) -> OfflineSource:
         """This source with its data."""

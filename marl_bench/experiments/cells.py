@@ -1,7 +1,7 @@
 """Sweeps: `SweepConfig`, what a user asked for, and `CellSpec`, one trained cell of it.
 
 A configuration is a flat mapping with the keys of the command line (`env`, `learner`, `env.FIELD`,
-`learner.FIELD`, `seeds`, `steps`, `log_every`, `evaluations`), so one grammar serves tokens, experiment files, the
+`learner.FIELD`, `dataset`, `dataset_shards`, `seeds`, `steps`, `log_every`, `evaluations`), so one grammar serves tokens, experiment files, the
 `config.yaml` of a run directory and the columns of its results.
 """
 
@@ -22,10 +22,10 @@ from marl_bench.absolute_metric import Evaluated
 from marl_bench.errors import UsageError
 from marl_bench.experiments import overrides
 from marl_bench.experiments.overrides import MAX_VALUES
+from marl_bench.experiments.yaml_files import read_yaml
 from marl_bench.naming import nearest
 from marl_bench.runtime.files import digest_of
 
-_MAX_YAML_BYTES = 1_000_000
 _ROLES = {"env": ("environment", ("reset", "step")), "learner": ("learner", ("update", "act"))}
 
 
@@ -35,7 +35,7 @@ class CellSpec:
 
     Attributes:
       index: position in the sweep; seeds vary fastest.
-      environment: prepared for the seed (`Environment.prepare`).
+      environment: prepared for the seed (`Environment.prepare`); for offline learners the `OfflineSource` with it.
       learner: the hyperparameters.
       seed: in 0 ... 2^32 - 1.
       columns: `env` and `learner` (names), `seed`, and every scalar field by dotted path; tuples as text,
@@ -63,6 +63,8 @@ class SweepConfig:
       log_every: environment steps between logged metrics; None for the runner's choice.
       evaluations: evaluations during training, for the absolute metric (`marl_bench.absolute_metric`) and the social metrics;
         None for the learner's own evaluation at the end only.
+      datasets: paths of data sets of one world, for offline learners; their `steps` are updates.
+      dataset_shards: parts in which each data set is brought to the devices, for data larger than their memory.
     """
 
     environment: str
@@ -73,6 +75,8 @@ class SweepConfig:
     steps: int | None = None
     log_every: int | None = None
     evaluations: int | None = None
+    datasets: list[str] = dataclasses.field(default_factory=list)
+    dataset_shards: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", overrides.parse_seeds(self.seeds))
@@ -111,12 +115,18 @@ class SweepConfig:
         """
         for key in mapping:
             overrides.check_key(key)
+        datasets = overrides.parse_paths("dataset", mapping.get("dataset", []))
+        world = _world_of_datasets(datasets, mapping)
+        mapping = {**world, **mapping}
         names = {role: _name(role, mapping.get(role)) for role in _ROLES}
         fields: dict[str, dict[str, list[Any]]] = {role: {} for role in _ROLES}
         for key, value in mapping.items():
             role, dot, field = key.partition(".")
             if dot:
-                fields[role][field] = _values(key, value, _field_type(role, names[role], field))
+                kind = _field_type(role, names[role], field)
+                fields[role][field] = _values(key, value, kind)
+                if key in world and fields[role][field] != (wanted := _values(key, world[key], kind)):
+                    raise UsageError(f"{key}={value}: the data are of a world with {key}={wanted[0]}; leave {key} out")
         return cls(
             environment=names["env"],
             learner=names["learner"],
@@ -126,6 +136,8 @@ class SweepConfig:
             steps=overrides.parse_count("steps", mapping.get("steps")),
             log_every=overrides.parse_count("log_every", mapping.get("log_every")),
             evaluations=overrides.parse_count("evaluations", mapping.get("evaluations")),
+            datasets=datasets,
+            dataset_shards=overrides.parse_count("dataset_shards", mapping.get("dataset_shards")) or 1,
         )
 
     def to_mapping(self) -> dict[str, Any]:
@@ -139,8 +151,12 @@ class SweepConfig:
         for role, name in (("env", self.environment), ("learner", self.learner)):
             mapping.update({f"{role}.{field}": values for field, values in _resolved(role, name, given[role]).items()})
         mapping.update(seeds=list(self.seeds), steps=self.steps, log_every=self.log_every)
-        # Left out if not asked for: configurations from before it existed keep their digest.
-        return {**mapping, **({} if self.evaluations is None else {"evaluations": self.evaluations})}
+        # Left out if not asked for: configurations from before they existed keep their digest.
+        if self.evaluations is not None:
+            mapping["evaluations"] = self.evaluations
+        if self.datasets:
+            mapping |= {"dataset": list(self.datasets), "dataset_shards": self.dataset_shards}
+        return mapping
 
     def to_yaml(self) -> str:
         """Text of `config.yaml`, which `from_yaml` reads back to an equal digest."""
@@ -152,47 +168,6 @@ class SweepConfig:
 
 
 # --- reading -----------------------------------------------------------------------------------------
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """The safe loader without aliases (they can expand without bound) and without repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse `*alias`; everything else as in the safe loader."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not allowed")
-        return super().compose_node(parent, index)  # pyright: ignore[reportArgumentType]
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Refuse a key given twice; everything else as in the safe loader."""
-        keys = [key.value for key, _ in node.value]
-        repeated = [key for index, key in enumerate(keys) if key in keys[:index]]
-        if repeated:
-            raise yaml.YAMLError(f"key {repeated[0]!r} is given twice")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a flat mapping from a YAML file with the safe loader, without aliases, up to 1 MB.
-
-    Raises:
-      UsageError: naming the file and what is wrong with it.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_YAML_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > _MAX_YAML_BYTES:
-        raise UsageError(f"{path}: larger than {_MAX_YAML_BYTES} bytes; an experiment file is a short list of settings")
-    try:
-        mapping = yaml.load(data.decode("utf-8"), Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path}: not a valid experiment file ({reason[:200]})") from error
-    if not isinstance(mapping, dict) or not all(isinstance(key, str) for key in mapping):
-        raise UsageError(f"{path}: expected lines such as 'env: network_dilemma' and 'learner.FIELD: [1, 2]'")
-    return mapping
 
 
 def _name(role: str, value: Any) -> str:
@@ -295,16 +270,34 @@ def expand(config: SweepConfig) -> list[CellSpec]:
     learners = list(_build_all("learner", config.learner, learner_fields))
     cells: list[CellSpec] = []
     for environment in _build_all("env", config.environment, environment_fields):
+        base = {"env": config.environment, "learner": config.learner, **scalar_fields(environment, "env")}
         prepared = {seed: _usage(environment.prepare, seed) for seed in config.seeds}
-        base = {"env": config.environment, "learner": config.learner}
-        base.update(scalar_fields(environment, "env"))
-        for learner in learners:
-            columns = {**base, **scalar_fields(learner, "learner")}
-            trained = learner if config.evaluations is None else _evaluated(learner, config)
-            _usage(trained.validate, environment)
-            for seed in config.seeds:
-                cells.append(CellSpec(len(cells), prepared[seed], trained, seed, {**columns, "seed": seed}))
+        for more, sources in _sources(config, prepared):
+            for learner in learners:
+                columns = {**base, **more, **scalar_fields(learner, "learner")}
+                trained = learner if config.evaluations is None else _evaluated(learner, config)
+                _usage(trained.validate, next(iter(sources.values())))
+                for seed in config.seeds:
+                    cells.append(CellSpec(len(cells), sources[seed], trained, seed, {**columns, "seed": seed}))
     return cells
+
+
+def _world_of_datasets(datasets: Sequence[str], mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """`env` and `env.FIELD` entries of the world that the data sets are of."""
+    if not datasets:
+        return {}
+    from marl_bench.experiments import offline
+
+    return offline.world_of_datasets(datasets, mapping.get("env"))
+
+
+def _sources(config: SweepConfig, prepared: dict[int, Any]) -> Iterator[tuple[dict[str, Any], dict[int, Any]]]:
+    """What the cells of each seed learn from, with the columns that say so: the world, or each data set of it."""
+    if not config.datasets:
+        return iter([({}, prepared)])
+    from marl_bench.experiments import offline
+
+    return offline.sources(prepared, config.datasets, config.dataset_shards)
 
 
 def _evaluated(learner: Any, config: SweepConfig) -> Evaluated:

@@ -25,7 +25,7 @@ from marl_bench.naming import nearest
 MAX_VALUES = 1_000_000
 """Largest number of values that one override, or one sweep, may expand to."""
 
-KEYS = ("env", "learner", "seeds", "steps", "log_every", "evaluations")
+KEYS = ("env", "learner", "dataset", "dataset_shards", "seeds", "steps", "log_every", "evaluations")
 """Keys of a configuration besides the dotted `env.FIELD` and `learner.FIELD`."""
 
 _MAX_TEXT = 1_000_000
@@ -349,3 +349,18 @@ def parse_count(key: str, value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
         raise UsageError(f"{key}={_shown(value)}: must be an integer >= 1, or none")
     return value
+
+
+def parse_paths(key: str, value: Any) -> list[str]:
+    """Read `dataset`: paths separated by commas, or a list of them.
+
+    Raises:
+      UsageError: for anything else.
+    """
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) and item.strip() for item in items):
+        raise UsageError(f"{key}={_shown(value)}: must be paths separated by commas")
+    paths = [item.strip() for item in items]
+    if repeated := [path for path in paths if paths.count(path) > 1]:
+        raise UsageError(f"{key}: {repeated[0]} is given twice")
+    return paths

@@ -13,7 +13,7 @@ from marl_bench.absolute_metric import Evaluated
 from marl_bench.environment import Environment, Observation
 from marl_bench.errors import RunError, UsageError
 from marl_bench.experiments.cells import SweepConfig, expand
-from marl_bench.learner import Learner
+from marl_bench.learner import Learner, world_of
 from marl_bench.runtime import checkpoint
 from marl_bench.runtime.run_directory import RunDirectory
 
@@ -102,4 +102,4 @@ def load_policy(run_dir: Path | str, cell: int = 0, *, best: bool = False) -> Po
         return jnp.asarray(found)
 
     params = jax.tree_util.tree_map_with_path(pick, shapes)
-    return Policy(spec.environment, spec.learner, params, spec.columns)
+    return Policy(world_of(spec.environment), spec.learner, params, spec.columns)

@@ -18,6 +18,7 @@ import numpy as np
 
 from marl_bench.errors import RunError, UsageError
 from marl_bench.experiments.cells import CellSpec, SweepConfig, expand
+from marl_bench.learner import world_of
 from marl_bench.runtime import checkpoint, files
 from marl_bench.runtime.packs import Pack, describe_plan, make_packs, memory_for_packs, repeat_packs
 from marl_bench.runtime.run_directory import RunDirectory, read_parquet, to_parquet
@@ -300,7 +301,7 @@ def _train(
     saved_at = time.monotonic()
     while done < num_updates:
         count = min(chunk, num_updates - done)
-        state, metrics, finite = runner.train(state, count)
+        state, metrics, finite = runner.train(state, count, done // chunk)
         done += count
         rows.append(_metric_rows(run, runner.pack, metrics, done))
         run.trained_steps += count * run.specs[runner.pack.indices[0]].learner.update_steps * len(runner.pack)
@@ -328,7 +329,7 @@ def _metric_rows(run: _Run, pack: Pack, metrics: dict[str, np.ndarray], done: in
         "cell": np.asarray(pack.indices, np.int64),
         "updates": np.full(len(pack), done, np.int64),
         "env_steps": np.full(len(pack), env_steps, np.int64),
-        "agent_steps": np.full(len(pack), env_steps * first.environment.num_agents, np.int64),
+        "agent_steps": np.full(len(pack), env_steps * world_of(first.environment).num_agents, np.int64),
     }
     return {**counts, **{name: np.asarray(value, np.float32) for name, value in metrics.items()}}
 
@@ -365,7 +366,7 @@ def _results_table(run: _Run, pack: Pack, metrics: dict[str, np.ndarray], num_up
     rows = []
     for position, cell in enumerate(pack.indices):
         spec = run.specs[cell]
-        agent_steps = run.steps * spec.environment.num_agents
+        agent_steps = run.steps * world_of(spec.environment).num_agents
         counts = {"env_steps": run.steps, "agent_steps": agent_steps, "updates": num_updates}
         found = {k: (v[position].item() if v.ndim == 1 else v[position].tolist()) for k, v in metrics.items()}
         rows.append({"cell": cell, **spec.columns, **counts, **found})

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from marl_bench.errors import RunError, UsageError
-from marl_bench.learner import Cell
+from marl_bench.learner import Cell, Source
 from marl_bench.runtime import devices
 
 _USABLE_SHARE = 0.8
@@ -95,6 +95,11 @@ def cell_bytes(spec: Any) -> int:
     return int(state_bytes(spec.environment, spec.learner) * _BUFFERING) + leaves
 
 
+def shared_bytes(source: Any) -> int:
+    """Device memory of the data that all cells of a pack share; two shards are alive while the next one is read."""
+    return source.nbytes * min(source.shards, 2) if isinstance(source, Source) else 0
+
+
 def memory_for_packs() -> int | None:
     """Bytes that packs sharded over all devices may plan with; None when unknown."""
     every = jax.devices()
@@ -120,11 +125,14 @@ def make_packs(specs: Sequence[Any], free_bytes: int | None = None) -> list[Pack
         planned = cell_bytes(specs[group[0]])
         limit = len(group)
         if free_bytes is not None:
-            limit = int(free_bytes * _USABLE_SHARE // max(planned, 1))
+            shared = shared_bytes(specs[group[0]].environment)
+            limit = int((free_bytes * _USABLE_SHARE - shared) // max(planned, 1))
             if limit < 1:
+                lower = "buffer_steps, num_envs or the number of agents"
+                if shared:
+                    lower = f"batch_size, or bring the data in parts with a larger dataset_shards ({human_bytes(shared)} each now)"
                 raise RunError(
-                    f"one cell needs about {human_bytes(planned)}, {human_bytes(free_bytes)} are free: lower "
-                    "buffer_steps, num_envs or the number of agents"
+                    f"one cell needs about {human_bytes(planned + shared)}, {human_bytes(free_bytes)} are free: lower {lower}"
                 )
         parts = -(-len(group) // min(limit, len(group)))
         size = -(-len(group) // parts)

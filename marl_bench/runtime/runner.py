@@ -20,7 +20,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from marl_bench import sharding
-from marl_bench.learner import Cell
+from marl_bench.learner import Cell, Source
+from marl_bench.runtime.feed import Feed
 from marl_bench.runtime.packs import Pack
 
 LEAST_ENVIRONMENTS = 256
@@ -56,11 +57,17 @@ def _all_finite(tree: Any) -> jax.Array:
     return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves], jnp.bool_(True))
 
 
-def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, dict[str, jax.Array], jax.Array]:
+def _source(cell: Cell, data: Any) -> Any:
+    return cell.environment.with_data(data) if isinstance(cell.environment, Source) else cell.environment
+
+
+def _train_chunk(
+    state: Any, cells: Cell, data: Any, num_updates: jax.Array
+) -> tuple[Any, dict[str, jax.Array], jax.Array]:
     """`num_updates` iterations of every cell: state, metrics averaged over the chunk [cells], finite [cells] bool."""
 
     def update(one_state: Any, cell: Cell) -> tuple[Any, dict[str, jax.Array]]:
-        return cell.learner.update(one_state, cell.environment)
+        return cell.learner.update(one_state, _source(cell, data))
 
     def body(_: jax.Array, carry: tuple[Any, dict[str, jax.Array]]) -> tuple[Any, dict[str, jax.Array]]:
         carried, total = carry
@@ -74,8 +81,8 @@ def _train_chunk(state: Any, cells: Cell, num_updates: jax.Array) -> tuple[Any, 
     return state, means, jax.vmap(_all_finite)((means, state.params))
 
 
-def _evaluate(state: Any, cells: Cell) -> dict[str, jax.Array]:
-    return _over_cells(lambda one, cell: cell.learner.evaluate(one, cell.environment))(state, cells)
+def _evaluate(state: Any, cells: Cell, data: Any) -> dict[str, jax.Array]:
+    return _over_cells(lambda one, cell: cell.learner.evaluate(one, _source(cell, data)))(state, cells)
 
 
 @dataclasses.dataclass
@@ -145,6 +152,13 @@ class PackRunner:
             specs = _split_specs(pack.cells, _player(pack.cells.learner).num_envs)
             self._state_sharding = jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs)
         self._programs: dict[str, Any] = {}
+        self._replicated = NamedSharding(self._mesh, PartitionSpec())
+        source = pack.cells.environment
+        self._feed = (
+            Feed(lambda shard: jax.device_put(source.load(shard), self._replicated), source.shards)
+            if isinstance(source, Source)
+            else None
+        )
 
     def _run(self, name: str, function: Any, donate: tuple[int, ...], scalars: int, *arguments: Any) -> Any:
         """Call `function` sharded over the cells (its last `scalars` arguments replicated); compile at first use."""
@@ -176,19 +190,25 @@ class PackRunner:
         """The pack's `TrainState` before the first update, leaves with a leading cell axis."""
         return self._run("start_pack", _start, (), 0, self._cells)
 
-    def train(self, state: Any, num_updates: int) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+    def train(self, state: Any, num_updates: int, chunk: int = 0) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
         """Run `num_updates` iterations of every cell; `state` is donated and must not be used again.
 
+        Args:
+          chunk: number of this call in the run, from 0; decides which shard of the data is learned from, if there are several.
         Returns:
           state; metrics averaged over the chunk, [cells] each; finite [cells] bool: all metrics and parameters are.
         """
-        count = jax.device_put(np.int32(num_updates), NamedSharding(self._mesh, PartitionSpec()))
-        state, metrics, finite = self._run("train_chunk", _train_chunk, (0,), 1, state, self._cells, count)
+        count = jax.device_put(np.int32(num_updates), self._replicated)
+        inputs = (state, self._cells, self._data(chunk), count)
+        state, metrics, finite = self._run("train_chunk", _train_chunk, (0,), 2, *inputs)
         return state, self._to_host(metrics), self._to_host(finite)
 
     def evaluate(self, state: Any) -> dict[str, np.ndarray]:
         """The learner's evaluation: arrays with a leading cell axis."""
-        return self._to_host(self._run("evaluate_pack", _evaluate, (), 0, state, self._cells))
+        return self._to_host(self._run("evaluate_pack", _evaluate, (), 1, state, self._cells, self._data(0)))
+
+    def _data(self, chunk: int) -> Any:
+        return None if self._feed is None else self._feed.get(chunk)
 
     def template(self) -> Any:
         """Shapes and dtypes of the pack's `TrainState` as `unpadded` gives it; nothing is compiled."""
