@@ -45,8 +45,9 @@ def run(
     """Train every cell of a sweep.
 
     TOKENS: env=NAME learner=NAME, env.FIELD=VALUES, learner.FIELD=VALUES, seeds=5 | 195:225 | 3,7,9, steps=N,
-    log_every=N, evaluations=N, dataset=PATH,... (for offline learners), dataset_shards=N. VALUES: 0.5 | 1,2,3 | range(start,stop,step) | choice(a,b) | (64,64). The first token
-    may be a .yaml file with the same keys. With --resume and no token, the configuration of --out is used.
+    log_every=N, evaluations=N; for offline learners dataset=PATH,... and dataset_shards=N. VALUES: 0.5 | 1,2,3 |
+    range(start,stop,step) | choice(a,b) | (64,64). The first token may be a .yaml file with the same keys. With
+    --resume and no token, the configuration of --out is used.
 
     Parameters
     ----------
