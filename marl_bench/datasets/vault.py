@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from marl_bench.datasets.formats import MOST_COMPRESSION, SMALL
 from marl_bench.datasets.manifest import ROOT, read_bounded
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.errors import RunError
@@ -45,9 +46,6 @@ _CHUNK_BYTES = 1 << 20
 _MAX_CHUNK = 1 << 30
 _MAX_LEAVES = 100
 _MAX_FILES = 10**6
-# Deflate shrinks at most 1032-fold, so larger factors are not data.
-_MOST_COMPRESSION = 1100
-_SMALL = 16 << 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ class Vault:
         """Refuse to hold `steps` steps that the folder is too small for. Raises RunError."""
         size = steps * self.row_bytes
         present = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
-        if size > max(_SMALL, _MOST_COMPRESSION * present):
+        if size > max(SMALL, MOST_COMPRESSION * present):
             raise RunError(f"{self.path}: {present} bytes cannot hold the {size} bytes that it claims; not a data set")
 
     def read(self, name: str, part: int, first: int, stop: int) -> np.ndarray:
