@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from marl_bench import __version__
+from marl_bench import __version__, cli_dataset
 from marl_bench.errors import RunError, UsageError
 
 Wandb = Literal["offline", "online", "disabled"]
@@ -31,6 +31,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app.command(cli_dataset.app)
 
 
 @app.command
@@ -253,7 +254,7 @@ def schelling(
     defect
         The policy that defects.
     """
-    world, fields = _world_of(tokens)
+    world, fields = world_of(tokens)
     _prepare_jax()
     from marl_bench.experiments import schelling as study
 
@@ -291,7 +292,7 @@ def doctor() -> int:
     return 0
 
 
-def _world_of(tokens: Sequence[str]) -> tuple[str, list[str]]:
+def world_of(tokens: Sequence[str]) -> tuple[str, list[str]]:
     """Name of the world in `env=NAME`, and the other tokens, which must be settings of it."""
     names = [token.removeprefix("env=") for token in tokens if token.startswith("env=")]
     if len(names) != 1 or not names[0]:

@@ -130,7 +130,7 @@ def sources(
     environment = next(iter(prepared.values()))
     layout = Layout(tuple(datasets), environment.num_actions if is_discrete(environment) else 0, shards)
     for path in datasets:
-        _check_fit(path, environment, shards)
+        check_fit(path, environment, shards)
     longest = max(int(stored.lengths(part).max()) for stored, part in layout.members)
     first = 0
     for path in datasets:
@@ -149,7 +149,7 @@ def sources(
         first += count
 
 
-def _check_fit(path: str, environment: Environment, shards: int) -> None:
+def check_fit(path: str, environment: Environment, shards: int) -> None:
     """Refuse a data set whose arrays are not what the world gives."""
     stored = opened(path)
     for part in range(stored.num_parts):
