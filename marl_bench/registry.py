@@ -58,10 +58,12 @@ _BUILT_IN = {
         "world": "marl_bench.envs.particles.world:World",
     },
     "learner": {
+        "cfcql": "marl_bench.algorithms.offline.cfcql:CFCQL",
         "dec_pomfc": "marl_bench.algorithms.mean_field.dec_pomfc:DecPOMFC",
         "dqn": "marl_bench.algorithms.dqn:DQN",
         "ippo": "marl_bench.algorithms.ippo:IPPO",
         "iql": "marl_bench.algorithms.iql:IQL",
+        "macql": "marl_bench.algorithms.offline.macql:MACQL",
         "maddpg": "marl_bench.algorithms.maddpg:MADDPG",
         "mappo": "marl_bench.algorithms.mappo:MAPPO",
         "matd3": "marl_bench.algorithms.matd3:MATD3",

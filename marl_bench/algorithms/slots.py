@@ -120,7 +120,7 @@ def unroll_rows(
     """Many sequences, time in front, as one batch: what `unroll` does under `vmap`, with a faster gradient.
 
     Args:
-      memory: [R, N, H]. view: [T, R, N, ...]. extra: [N, E]. is_first: [T, R].
+      memory: [R, N, H]. view: [T, R, N, ...]. extra: [N, E] or [T, R, N, E]. is_first: [T, R].
     Returns:
       memories: [T, R, N, H] after each step, and outputs: [T, R, N, K].
     """

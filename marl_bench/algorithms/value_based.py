@@ -135,9 +135,7 @@ class ValueLearner(OnlineLearner):
         following, steps, metrics = rollout.collect(self.vector(source, self.reads_state), world, act, noise)
         metrics = {**metrics, "epsilon": jnp.mean(epsilon)}
         if self.team == "common":
-            # NaN stops the run: a value learned from the first agent's reward alone would be wrong in silence.
-            common = jnp.all(jnp.isclose(steps.reward, steps.reward[..., :1], rtol=1e-5, atol=1e-6))
-            metrics["reward_is_common"] = jnp.where(common, 1.0, jnp.nan)
+            metrics["reward_is_common"] = reward_is_common(steps.reward)
         return following, self.sequences(source, world.memory, steps), metrics
 
     def sequences(self, env: Environment, memory: jax.Array, steps: Steps) -> Sequences:
@@ -153,13 +151,7 @@ class ValueLearner(OnlineLearner):
 
     def paid(self, reward: jax.Array, discount: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What is learned from: rewards and discounts [..., J] from those of the agents [..., N]."""
-        if self.team is None:
-            return reward, discount
-        discount = jnp.max(discount, axis=-1, keepdims=True)
-        if self.team == "common":
-            return reward[..., :1], discount
-        join = jnp.sum if self.team == "sum" else jnp.mean
-        return join(reward, axis=-1, keepdims=True), discount
+        return (reward, discount) if self.team is None else team_paid(self.team, reward, discount)
 
     def joint(self, networks: Any, values: jax.Array, state: jax.Array | None) -> jax.Array:
         """Values [..., J] from the agents' values [..., N] and global states [..., S]: the same, or their sum."""
@@ -257,6 +249,28 @@ class ValueLearner(OnlineLearner):
 def ends_with_sequences(env: Environment, num_steps: int) -> bool:
     """Whether no episode ends inside a sequence of `num_steps` steps: each step's successor is then the next view."""
     return env.endless or (env.fixed_horizon is not None and env.fixed_horizon % num_steps == 0)
+
+
+def reward_is_common(reward: jax.Array) -> jax.Array:
+    """[] 1 where all agents are paid the same in rewards [..., N], else NaN, which stops the run.
+
+    A value learned from the first agent's reward alone would be wrong in silence.
+    """
+    common = jnp.all(jnp.isclose(reward, reward[..., :1], rtol=1e-5, atol=1e-6))
+    return jnp.where(common, 1.0, jnp.nan)
+
+
+def team_paid(team: str, reward: jax.Array, discount: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The team's rewards and discounts [..., 1] from those of its agents [..., N]; it goes on while any of them does.
+
+    Args:
+      team: one of `TEAM_REWARDS`.
+    """
+    discount = jnp.max(discount, axis=-1, keepdims=True)
+    if team == "common":
+        return reward[..., :1], discount
+    join = jnp.sum if team == "sum" else jnp.mean
+    return join(reward, axis=-1, keepdims=True), discount
 
 
 def best_action(q: jax.Array, mask: jax.Array) -> jax.Array:
