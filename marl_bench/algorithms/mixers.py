@@ -62,40 +62,21 @@ class Mixture:
 
         E operations for each of N A values, where the whole mixer would take N E.
         """
-        change = _states_last(values - chosen[..., None], 2)
+        change, hidden = _states_last(values - chosen[..., None], 2), _states_last(self._hidden(chosen), 1)
+        inner, outer = jnp.swapaxes(_states_last(self.inner, 2), 0, 1), _states_last(self.outer, 1)
 
-        def units(hidden: jax.Array, inner: jax.Array) -> jax.Array:
-            return hidden + change * inner[:, None]
+        # One hidden unit after the other: with all at once XLA computes elu anew for each gradient, which takes five times as
+        # long on a CPU; and with nothing kept for the gradient, memory does not grow with E.
+        def add(total: jax.Array, unit: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return total + _elu(unit[0] + change * unit[1][:, None]) * unit[2], None
 
-        found = self._sum_over_units(units, self._hidden(chosen), jnp.zeros_like(change))
+        found, _ = jax.lax.scan(jax.checkpoint(add), jnp.zeros_like(change), (hidden, inner, outer))
         return jnp.moveaxis(found, -1, 0).reshape(values.shape) + self.outer_bias[..., None, None]
 
     def some(self, values: jax.Array) -> jax.Array:
         """As `Sum.some`."""
-        values_last = _states_last(values, 2)
-
-        def units(hidden: jax.Array, inner: jax.Array) -> jax.Array:
-            return hidden + jnp.sum(values_last * inner, axis=1)
-
-        found = self._sum_over_units(units, self.inner_bias, jnp.zeros_like(values_last[:, 0]))
-        return jnp.moveaxis(found, -1, 0).reshape(values.shape[:-1]) + self.outer_bias[..., None]
-
-    def _sum_over_units(self, units: Any, hidden: jax.Array, nothing: jax.Array) -> jax.Array:
-        """[..., states] sum over e of outer_e elu(units(hidden_e, inner_e)), one hidden unit after the other.
-
-        With all units and states at once XLA computes elu anew for each gradient: on a CPU five times as long as this. Nothing is
-        kept for the gradient, so memory does not grow with E.
-
-        Args:
-          units: from hidden [states] and inner [N, states] of one unit to the unit's input [..., states].
-          hidden: [..., E]. nothing: zeros [..., states].
-        """
-
-        def add(total: jax.Array, unit: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-            return total + _elu(units(*unit[:2])) * unit[2], None
-
-        by_unit = _states_last(hidden, 1), jnp.swapaxes(_states_last(self.inner, 2), 0, 1), _states_last(self.outer, 1)
-        return jax.lax.scan(jax.checkpoint(add), nothing, by_unit)[0]
+        hidden = _elu(jnp.matmul(values, self.inner, precision="highest") + self.inner_bias[..., None, :])
+        return jnp.sum(hidden * self.outer[..., None, :], axis=-1) + self.outer_bias[..., None]
 
     def _hidden(self, values: jax.Array) -> jax.Array:
         return jnp.sum(values[..., None] * self.inner, axis=-2) + self.inner_bias

@@ -90,7 +90,7 @@ class RecurrentLearner(OfflineLearner):
 
     # --- acting -----------------------------------------------------------------------------------
 
-    def initial_memory(self, num_agents: int) -> tuple[jax.Array, jax.Array]:
+    def initial_memory(self, num_agents: int) -> Any:
         """What the GRUs remember, [N, recurrent_size], and the last actions, [N] int32."""
         return super().initial_memory(num_agents), jnp.full(num_agents, NOBODY)
 
