@@ -68,7 +68,7 @@ def run(
     if not tokens and resume and (out / "config.yaml").is_file():
         tokens = (str(out / "config.yaml"),)
     _import_from_here(tokens)
-    _prepare_jax()
+    prepare_jax()
     from marl_bench.experiments.cells import SweepConfig
     from marl_bench.experiments.sweep import run_sweep
 
@@ -112,7 +112,7 @@ def reproduce(
 
     if name not in PAPERS:
         raise UsageError(f"unknown paper {name!r}{nearest(name, PAPERS)} (known: {', '.join(sorted(PAPERS))})")
-    _prepare_jax()
+    prepare_jax()
     module = importlib.import_module(f"marl_bench.experiments.papers.{name}")
     return _until_stopped(lambda: module.reproduce(scale, out, resume=resume, wandb=wandb))
 
@@ -149,7 +149,7 @@ def bench(
     """
     sizes = _positive_integers("--packs", packs)
     batches = None if batch is None else _positive_integers("--batch", batch)
-    _prepare_jax()
+    prepare_jax()
     if name == "envs":
         from marl_bench.experiments import bench_envs
 
@@ -194,7 +194,7 @@ def render(*tokens: str, out: Path, steps: int | None = None, seed: int = 0, fps
         Frames a second of a .gif.
     """
     _import_from_here(tokens)
-    _prepare_jax()
+    prepare_jax()
     from marl_bench.experiments import render as pictures
 
     return pictures.main(tokens, out, steps, seed, fps)
@@ -255,7 +255,7 @@ def schelling(
         The policy that defects.
     """
     world, fields = world_of(tokens)
-    _prepare_jax()
+    prepare_jax()
     from marl_bench.experiments import schelling as study
 
     return study.main(
@@ -312,7 +312,8 @@ def _until_stopped(work: Callable[[], int]) -> int:
         return stop.code
 
 
-def _prepare_jax() -> None:
+def prepare_jax() -> None:
+    """Use all cores of a CPU as devices, and keep compiled programs; before JAX is first used."""
     from marl_bench.runtime import devices
 
     devices.use_cpu_cores()

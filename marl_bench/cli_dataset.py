@@ -143,3 +143,57 @@ def plot(path: Path, *, out: Path) -> int:
         raise UsageError(f"--out {out}: expected a name that ends in .png")
     sys.stdout.write(plotted(open_dataset(path), out) + "\n")
     return 0
+
+
+@app.command
+def collect(
+    *tokens: str,
+    out: Path,
+    tier: str | None = None,
+    policy: str | None = None,
+    seeds: int = 5,
+    episodes: int = 1000,
+    epsilon: float = 0.0,
+    low: float = 0.2,
+) -> int:
+    """Record data: tiers of policies that are trained for it, or any one policy. What was begun is continued.
+
+    Parameters
+    ----------
+    tokens
+        env=NAME, then env.FIELD=VALUE settings of the environment.
+    out
+        Folder of the tiers (one data set each), or of the policy's data set.
+    tier
+        Tiers separated by commas: random, medium-replay, medium, expert, mixed.
+    policy
+        random, a script of the world, scaled_slots (in equal_line), or the directory of a run.
+    seeds
+        Number of data sets in one, each of a policy trained on its own.
+    episodes
+        Of each of them.
+    epsilon
+        With a policy: chance of a uniform action, of each agent in each step.
+    low
+        With scaled_slots: smallest scale, the largest is 1.
+    """
+    from marl_bench.cli import prepare_jax, world_of
+
+    if (tier is None) == (policy is None):
+        raise UsageError("name what to record: either --tier or --policy")
+    if min(seeds, episodes) < 1:
+        raise UsageError(f"--seeds {seeds} --episodes {episodes}: must be at least 1")
+    world, fields = world_of(tokens)
+    prepare_jax()
+    from marl_bench.experiments import dataset_tiers
+    from marl_bench.experiments.cells import build_environment
+
+    environment = build_environment(world, fields)
+    if policy is not None:
+        made = [dataset_tiers.collect_policy(world, environment, policy, seeds, episodes, out, epsilon, low)]
+    else:
+        tiers = [name.strip() for name in (tier or "").split(",")]
+        made = dataset_tiers.collect_tiers(world, environment, tiers, seeds, episodes, out)
+    for path in made:
+        sys.stdout.write(f"{path}\n")
+    return 0

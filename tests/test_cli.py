@@ -39,7 +39,7 @@ RUN = ["run", "env=cli_test_world", "learner=cli_test_learner"]
 @pytest.fixture
 def command(monkeypatch, capsys):
     """Run the command in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setattr(cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr(cli, "prepare_jax", lambda: None)
     monkeypatch.setitem(registry._REGISTERED["environment"], "cli_test_world", World)
     monkeypatch.setitem(registry._REGISTERED["learner"], "cli_test_learner", Rule)
 
