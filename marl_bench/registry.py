@@ -58,6 +58,7 @@ _BUILT_IN = {
         "world": "marl_bench.envs.particles.world:World",
     },
     "learner": {
+        "bc": "marl_bench.algorithms.offline.bc:BC",
         "cfcql": "marl_bench.algorithms.offline.cfcql:CFCQL",
         "dec_pomfc": "marl_bench.algorithms.mean_field.dec_pomfc:DecPOMFC",
         "dqn": "marl_bench.algorithms.dqn:DQN",

@@ -18,12 +18,18 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import slots
-from marl_bench.algorithms.equations import global_norm, lambda_targets
 from marl_bench.algorithms.mixers import Mixture, MonotonicMixer, Sum
 from marl_bench.algorithms.networked import require_global_state
 from marl_bench.algorithms.offline import conservative
-from marl_bench.algorithms.offline.recurrent import OfflineState, RecurrentLearner, log_policy, valid_mean
+from marl_bench.algorithms.offline.recurrent import (
+    OfflineState,
+    RecurrentLearner,
+    copied,
+    log_policy,
+    returns,
+    valid_mean,
+    where,
+)
 from marl_bench.algorithms.value_based import (
     TEAM_REWARD_DOC,
     TEAM_REWARDS,
@@ -153,9 +159,7 @@ class MixedQLearner(RecurrentLearner):
         raise NotImplementedError(f"{self._kind} must define penalty")
 
     def targets(self, target: Any, env: Environment, batch: Sequence, q: jax.Array) -> jax.Array:
-        """[T, R] TD(lambda) targets; cut where an episode ends, in whichever way, and where the next step teaches nothing.
-
-            y_t = r_t + gamma d_t ((1 - lambda) Q'(s', a*) + lambda y_{t+1}), a* by the learned values
+        """[T, R] TD(lambda) targets (`returns`) from Q'(s', a*), a* by the learned values.
 
         Args:
           target: target networks. q: [T + 1, R, N, A] learned values.
@@ -166,9 +170,7 @@ class MixedQLearner(RecurrentLearner):
         state = None if batch.state is None else batch.state[1:]
         following = self.mixture(target, env.num_agents, state).joint(best)
         reward, discount = (x[..., 0] for x in team_paid(self.team_reward, batch.reward[:-1], batch.discount[:-1]))
-        cut = batch.is_last | ~jnp.concatenate([batch.valid[1:], batch.valid[-1:]])
-        along_time = jax.vmap(lambda_targets, (1, 1, 1, 1, None, None), 1)
-        return along_time(reward, following, discount, cut, self.discount, self.td_lambda)
+        return returns(batch, reward, discount, following, self.discount, self.td_lambda)
 
     def loss(
         self, networks: Any, target: Any, env: Environment, batch: Sequence, key: jax.Array
@@ -209,42 +211,22 @@ class MixedQLearner(RecurrentLearner):
         alone, joint = (conservative.log_mean(log, valid) for log in logs)
         return {"log_d_cf": alone, "log_d_ma": joint}
 
+    @property
+    def clipped_together(self) -> tuple[str, ...]:
+        """The agents' networks and the mixer."""
+        return ("q", "mixer") if self.mixer == "qmix" else ("q",)
+
+    def next_target(self, target: Any, networks: Any, updates: jax.Array) -> Any:
+        """A copy of the networks after every `target_period` updates."""
+        return copied(target, networks, updates % self.target_period == 0)
+
     def update(self, state: OfflineState, source: OfflineSource) -> tuple[OfflineState, dict[str, jax.Array]]:
-        """One gradient step on `batch_size` episodes."""
-        key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.updates))
-        batch = self.batch(source, key_batch)
-        networks = {name: leaf for name, leaf in state.params.items() if name != "slots"}
-        gradient, metrics = jax.grad(self.loss, has_aux=True)(
-            networks, state.target, source.environment, batch, key_loss
+        """One gradient step on `batch_size` episodes; in the first `behaviour_updates` only of the policy of the data."""
+        following, metrics = super().update(state, source)
+        ready, names = state.updates >= self.behaviour_updates, tuple(state.target)
+        params, opt_state = (
+            {**new, **where(ready, {name: new[name] for name in names}, {name: old[name] for name in names})}
+            for new, old in ((following.params, state.params), (following.opt_state, state.opt_state))
         )
-        values = {name: gradient[name] for name in state.target}
-        metrics["gradient_norm"] = global_norm(values)
-        rest = {name: leaf for name, leaf in gradient.items() if name not in values}
-        gradient = {**self.clipped(values), **self.clipped(rest)}
-        found = {
-            name: slots.adam_step(networks[name], gradient[name], state.opt_state[name], self.learning_rate, jnp.inf)[
-                :2
-            ]
-            for name in networks
-        }
-        # Chosen, not branched over: under `vmap` a branch would be computed anyway.
-        ready = state.updates >= self.behaviour_updates
-        for name in state.target:
-            old = (networks[name], state.opt_state[name])
-            found[name] = jax.tree.map(lambda new, old: jnp.where(ready, new, old), found[name], old)
-        updates = state.updates + 1
-        copied = updates % self.target_period == 0
-        networks = {name: pair[0] for name, pair in found.items()}
-        target = {
-            name: jax.tree.map(lambda new, old: jnp.where(copied, new, old), networks[name], state.target[name])
-            for name in state.target
-        }
-        state = dataclasses.replace(
-            state,
-            params={**state.params, **networks},
-            updates=updates,
-            env_steps=updates,
-            target=target,
-            opt_state={name: pair[1] for name, pair in found.items()},
-        )
-        return state, metrics
+        target = where(ready, following.target, state.target)
+        return dataclasses.replace(following, params=params, opt_state=opt_state, target=target), metrics

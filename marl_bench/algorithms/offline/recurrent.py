@@ -7,6 +7,7 @@ the last row of which holds what was seen at the end.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from flax import struct
 
 from marl_bench.algorithms import slots
 from marl_bench.algorithms.distributions import MASKED
-from marl_bench.algorithms.equations import clip_by_global_norm
+from marl_bench.algorithms.equations import clip_by_global_norm, global_norm, lambda_targets
 from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.offline.offline import OfflineLearner
 from marl_bench.datasets.sampling import Sequence, episodes
@@ -121,13 +122,94 @@ class RecurrentLearner(OfflineLearner):
             opt_state={name: slots.adam_init(networks[name]) for name in networks},
         )
 
-    def clipped(self, gradient: Any) -> Any:
-        """`gradient` of all networks together, no longer than `max_grad_norm`."""
-        return clip_by_global_norm(gradient, self.max_grad_norm)
+    @property
+    def clipped_together(self) -> tuple[str, ...]:
+        """Networks whose gradients are clipped as one; the others are clipped each on its own."""
+        return ()
+
+    def step_size(self, name: str) -> Any:
+        """Adam step size of a network."""
+        del name
+        return self.learning_rate
+
+    def next_target(self, target: Any, networks: Any, updates: jax.Array) -> Any:
+        """Target networks after so many updates."""
+        del networks, updates
+        return target
+
+    def loss(
+        self, networks: Any, target: Any, env: Environment, batch: Sequence, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """What is minimised over all networks, and scalars to log. `batch`: time in front; `key`: [] typed PRNG key."""
+        raise NotImplementedError(f"{self._kind} must define loss")
+
+    def update(self, state: OfflineState, source: OfflineSource) -> tuple[OfflineState, dict[str, jax.Array]]:
+        """One gradient step on `batch_size` episodes."""
+        key_batch, key_loss = jax.random.split(jax.random.fold_in(state.key, state.updates))
+        batch = self.batch(source, key_batch)
+        networks = {name: state.params[name] for name in state.opt_state}
+        gradient, metrics = jax.grad(self.loss, has_aux=True)(
+            networks, state.target, source.environment, batch, key_loss
+        )
+        together = self.clipped_together
+        groups = (
+            [together, *((name,) for name in networks if name not in together)] if together else list(zip(networks))
+        )
+        for names in groups:
+            part = {name: gradient[name] for name in names}
+            gradient |= clip_by_global_norm(part, self.max_grad_norm)
+            metrics[f"gradient_norm_{names[0]}"] = global_norm(part)
+        found = {
+            name: slots.adam_step(networks[name], gradient[name], state.opt_state[name], self.step_size(name), jnp.inf)
+            for name in networks
+        }
+        networks, opt_state = ({name: parts[place] for name, parts in found.items()} for place in (0, 1))
+        updates = state.updates + 1
+        state = dataclasses.replace(
+            state,
+            params={**state.params, **networks},
+            updates=updates,
+            env_steps=updates,
+            target=self.next_target(state.target, networks, updates),
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+
+def copied(target: Any, networks: Any, now: jax.Array) -> Any:
+    """Target networks, replaced by those of the same names if `now`, [] bool."""
+    return {name: where(now, networks[name], target[name]) for name in target}
+
+
+def where(condition: jax.Array, one: Any, other: Any) -> Any:
+    """`one` or `other`, trees of the same structure. Chosen, not branched over: under `vmap` both would be computed anyway."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
+
+
+def returns(
+    batch: Sequence,
+    reward: jax.Array,
+    discount: jax.Array,
+    following: jax.Array,
+    gamma: jax.Array | float,
+    td_lambda: jax.Array | float,
+) -> jax.Array:
+    """[T, R, ...] TD(lambda) targets, cut where an episode ends, in whichever way, and before a step that teaches nothing.
+
+        y_t = r_t + gamma d_t ((1 - lambda) v_{t+1} + lambda y_{t+1})
+
+    Args:
+      reward, discount: [T, R, ...]. following: [T, R, ...] values of what was seen after the steps.
+    """
+    cut = batch.is_last | ~jnp.concatenate([batch.valid[1:], batch.valid[-1:]])
+    cut = cut.reshape(*cut.shape, *[1] * (reward.ndim - 2))
+    return lambda_targets(reward, following, discount, cut, gamma, td_lambda)
 
 
 def valid_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
-    """[] mean of `values` [T, R] over the valid steps [T, R]."""
+    """[] mean over the valid steps [T, R] of `values` [T, R], or, of each agent's, [T, R, N]."""
+    if values.ndim > valid.ndim:
+        values = jnp.mean(values, axis=-1)
     return jnp.sum(jnp.where(valid, values, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
 
 
