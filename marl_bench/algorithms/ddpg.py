@@ -145,7 +145,7 @@ class DDPG(OnlineLearner):
             raise ValueError(
                 f"{learner} needs continuous actions, {name} has discrete ones; use {instead}learner=vdn or ippo"
             )
-        if not all(np.isfinite(bound).all() for bound in _bounds(environment)):
+        if not all(np.isfinite(bound).all() for bound in action_bounds(environment)):
             raise ValueError(
                 f"{learner} needs bounded actions, those of {name} have no finite bounds; use learner=ippo"
             )
@@ -185,7 +185,7 @@ class DDPG(OnlineLearner):
             "actor": self.init_slots(actor, key_actor, source),
             "critic": jax.vmap(jax.vmap(critic.init))(keys),
         }
-        low, high = _bounds(source)
+        low, high = action_bounds(source)
         params = {
             **networks,
             "slots": jnp.asarray(agents, jnp.int32),
@@ -221,7 +221,7 @@ class DDPG(OnlineLearner):
         action = jnp.tanh(self.outputs(params["actor"], params["slots"], observation.agents_view[:, None])[:, 0])
         if not greedy:
             action = jnp.clip(action + self.noise_final * jax.random.normal(key, action.shape), -1.0, 1.0)
-        return _in_bounds(action, params), memory
+        return in_bounds(action, params), memory
 
     def play(
         self, params: Any, world: World, source: Environment, env_steps: jax.Array, key: jax.Array
@@ -236,7 +236,7 @@ class DDPG(OnlineLearner):
             # erf(z / sqrt 2) of a normal number is uniform on (-1, 1).
             uniform = jax.lax.erf(normal * math.sqrt(0.5))
             action = jnp.where(env_steps < self.learning_starts, uniform, jnp.clip(action + sigma * normal, -1.0, 1.0))
-            return _in_bounds(action, params), memory, action
+            return in_bounds(action, params), memory, action
 
         shape = (self.num_steps, self.num_envs, source.num_agents, action_size(source))
         vector = self.vector(source, self.reads_state)
@@ -374,14 +374,14 @@ class DDPG(OnlineLearner):
         return state, {**played, **jax.tree.map(jnp.mean, learned)}
 
 
-def _bounds(env: Environment) -> tuple[np.ndarray, np.ndarray]:
+def action_bounds(env: Environment) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest action, [N, D] float32 each."""
     spec = env.action_spec
     low, high = (np.broadcast_to(np.asarray(bound, np.float32), spec.shape) for bound in (spec.minimum, spec.maximum))
     return low, high
 
 
-def _in_bounds(action: jax.Array, params: Any) -> jax.Array:
+def in_bounds(action: jax.Array, params: Any) -> jax.Array:
     """The world's actions [..., N, D] of actions in units of the bounds."""
     low, high = params["low"], params["high"]
     return low + 0.5 * (action + 1.0) * (high - low)

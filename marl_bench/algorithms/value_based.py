@@ -16,8 +16,8 @@ from flax import struct
 
 from marl_bench.algorithms import rollout, slots
 from marl_bench.algorithms.equations import lambda_targets, linear_schedule
-from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.networked import is_discrete
+from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner
 from marl_bench.algorithms.rollout import Steps, World
 from marl_bench.algorithms.sequence_replay import Sequences
