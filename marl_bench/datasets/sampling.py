@@ -59,8 +59,18 @@ class Sequence:
 
 def transitions(data: Data, part: jax.Array, key: jax.Array, size: int) -> Batch:
     """`size` steps drawn uniformly with replacement. `key`: [] typed PRNG key."""
+    return transitions_at(data, part, step_rows(data, part, key, size))
+
+
+def step_rows(data: Data, part: jax.Array, key: jax.Array, size: int) -> jax.Array:
+    """[n] int32 rows of `size` steps drawn uniformly with replacement. `key`: [] typed PRNG key."""
     places = jax.random.randint(key, (size,), 0, data.num_steps[part])
-    return transitions_at(data, part, _at(data.step_row, part, places))
+    return _at(data.step_row, part, places)
+
+
+def actions_after(data: Data, part: jax.Array, rows: jax.Array) -> jax.Array:
+    """[n, N, ...] what was done one step after `rows` [n]; after an episode's last step, what was done in it."""
+    return _at(data.action, part, rows + ~_at(data.is_last, part, rows))
 
 
 def transitions_at(data: Data, part: jax.Array, rows: jax.Array) -> Batch:

@@ -6,6 +6,7 @@ is one gradient update of the paper; nothing is played, so `steps` of a run coun
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from flax import struct
@@ -33,6 +34,11 @@ class OfflineLearner(NetworkLearner):
         check_integer(self, "batch_size", 1)
 
     # --- what a learner says of itself --------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Its name on the command line: words of the class name, as in cfcql_continuous."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", self._kind).lower()
 
     @property
     def actions(self) -> str:
@@ -69,7 +75,7 @@ class OfflineLearner(NetworkLearner):
 
     def validate(self, environment: Any) -> None:
         """Check that there is a data set, and that its world's views, actions and agents fit this learner."""
-        name = self._kind.lower()
+        name = self.name
         if not isinstance(environment, Source):
             raise ValueError(
                 f"{name} learns from a data set; name one with dataset=PATH (see marl-bench dataset --help)"
