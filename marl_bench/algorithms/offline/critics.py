@@ -18,9 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from marl_bench.algorithms.networks import ACTIVATIONS, Network
-
-EPSILON = 1e-5
-"""Added to variances of a batch, as in PyTorch."""
+from marl_bench.algorithms.offline import batch_norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +37,13 @@ class TwinCritic:
 
     def init(self, key: jax.Array) -> Any:
         """Draw parameters. `key`: [] typed PRNG key."""
-        norm = {}
-        if self.batch_norm:
-            norm = {"scale": jnp.ones(self.network.features), "shift": jnp.zeros(self.network.features)}
+        norm = batch_norm.init((self.network.features,)) if self.batch_norm else {}
         return {"twins": jax.vmap(self.network.init)(jax.random.split(key, self.num_critics)), "norm": norm}
 
     def values(self, params: Any, read: jax.Array, action: jax.Array) -> jax.Array:
         """[C, n] values of joint actions [n, A D], seen [n, S]."""
         rows = jnp.concatenate([read, action], axis=-1)
-        moments = _moments(rows) if self.batch_norm else None
+        moments = batch_norm.moments(rows) if self.batch_norm else None
 
         def one(network: Any) -> jax.Array:
             weight, bias = _first(network, params["norm"], moments)
@@ -80,7 +76,7 @@ class TwinCritic:
         width = read.shape[-1]
         moments = None
         if self.batch_norm:
-            seen, done = _moments(read), _moments(new.reshape(-1, new.shape[-1]))
+            seen, done = batch_norm.moments(read), batch_norm.moments(new.reshape(-1, new.shape[-1]))
             moments = jnp.concatenate([seen[0], done[0]]), jnp.concatenate([seen[1], done[1]])
 
         def one(network: Any) -> jax.Array:
@@ -106,16 +102,6 @@ def first_critic(params: Any) -> Any:
     return {**params, "twins": jax.tree.map(lambda leaf: leaf[:, :1], params["twins"])}
 
 
-def moments_of_views(view: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance over the n of views [N, n, ...], [N, 1, ...] each."""
-    return jnp.mean(view, axis=1, keepdims=True), jnp.var(view, axis=1, keepdims=True)
-
-
-def _moments(rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[I] mean and variance of rows [n, I]."""
-    return jnp.mean(rows, axis=0), jnp.var(rows, axis=0)
-
-
 def _moments_changed(read: jax.Array, action: jax.Array, new: jax.Array) -> tuple[jax.Array, jax.Array]:
     """[I] moments of the A M n rows of `TwinCritic.changed`; `action`: [A, n, D]."""
     count = action.shape[0]
@@ -128,7 +114,7 @@ def _moments_changed(read: jax.Array, action: jax.Array, new: jax.Array) -> tupl
     mean = mixed(lambda x: x)
     centre = mean.reshape(count, 1, -1)
     variance = mixed(lambda x: jnp.square(x - (centre if x.ndim == 3 else centre[:, None])))
-    seen = _moments(read)
+    seen = batch_norm.moments(read)
     return jnp.concatenate([seen[0], mean]), jnp.concatenate([seen[1], variance])
 
 
@@ -138,7 +124,7 @@ def _first(network: Any, norm: Any, moments: tuple[jax.Array, jax.Array] | None)
     if moments is None:
         return layer["w"], layer["b"]
     mean, variance = moments
-    scale = norm["scale"] * jax.lax.rsqrt(variance + EPSILON)
+    scale = norm["scale"] * jax.lax.rsqrt(variance + batch_norm.EPSILON)
     return layer["w"] * scale[:, None], layer["b"] + _product(norm["shift"] - mean * scale, layer["w"])
 
 

@@ -28,8 +28,8 @@ from marl_bench.algorithms.ddpg import action_bounds, in_bounds
 from marl_bench.algorithms.in_turn import in_turn
 from marl_bench.algorithms.networked import action_size
 from marl_bench.algorithms.networks import Network
-from marl_bench.algorithms.offline import critics
-from marl_bench.algorithms.offline.critics import EPSILON, TwinCritic
+from marl_bench.algorithms.offline import batch_norm
+from marl_bench.algorithms.offline.critics import TwinCritic, first_critic
 from marl_bench.algorithms.offline.minibatch import Minibatch, recorded
 from marl_bench.algorithms.offline.offline import OfflineLearner
 from marl_bench.datasets.source import OfflineSource
@@ -37,8 +37,6 @@ from marl_bench.environment import Environment, Observation, check_choice, check
 from marl_bench.learner import TrainState, world_of
 
 NORMALISATIONS = ("dataset", "batch")
-MOMENTUM = 0.1
-"""Part of the way that running moments go to those of a batch, as in PyTorch."""
 
 
 @struct.dataclass
@@ -190,7 +188,7 @@ class OfflineTD3(OfflineLearner):
         norm = {}
         if self.normalisation == "batch":
             shape = (slots.num_slots(agents), *env.observation_shape)
-            norm = {"scale": jnp.ones(shape), "shift": jnp.zeros(shape)}
+            norm = batch_norm.init(shape)
         judges = self.judges(agents)
         critic = self.critic(self.read_size(env), env.num_agents // len(judges) * size)
         drawn = jax.vmap(critic.init)(jax.random.split(key_critic, slots.num_slots(judges)))
@@ -226,12 +224,7 @@ class OfflineTD3(OfflineLearner):
     def policy(self, actor: Any, agents: Any, view: jax.Array, running: bool = False) -> jax.Array:
         """[N, n, D] actions in views [N, n, ...] that are standardised by the data set, or (`running`) by running moments."""
         if actor["norm"]:
-            if not running:
-                mean, variance = critics.moments_of_views(view)
-                view = (view - mean) * jax.lax.rsqrt(variance + EPSILON)
-            # One slot is everybody's.
-            own = np.zeros(len(view), int) if actor["norm"]["scale"].shape[0] == 1 else jnp.asarray(agents)
-            view = view * actor["norm"]["scale"][own][:, None] + actor["norm"]["shift"][own][:, None]
+            view = batch_norm.normalised(actor["norm"], agents, view, running)
         count, length = view.shape[:2]
         network, ids = self.actor(view.shape[2:], count), slots.over_time(self.ids(count), length)
         flags, memory = jnp.zeros(length, bool), self.initial_memory(count)
@@ -322,7 +315,7 @@ class OfflineTD3(OfflineLearner):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Sum over slots of `policy_terms` (of each agent its share of the judge's) and the penalty; scalars to log."""
         action = self.policy(actor, agents, batch.view)
-        first = critics.first_critic(critic)
+        first = first_critic(critic)
 
         def value(new: jax.Array) -> jax.Array:
             return self.policy_value(first, agents, batch, new)
@@ -379,7 +372,7 @@ class OfflineTD3(OfflineLearner):
         networks, target, opt_state, scalars = learn(self, networks, state.target, state.opt_state, batches, key_learn)
         view = state.params["view"]
         if self.normalisation == "batch":
-            view = _followed(view, batches.view[-1])
+            view = batch_norm.followed(view, batches.view[-1])
         updates = state.updates + 1
         state = dataclasses.replace(
             state,
@@ -390,12 +383,3 @@ class OfflineTD3(OfflineLearner):
             opt_state=opt_state,
         )
         return state, scalars
-
-
-def _followed(running: Any, view: jax.Array) -> Any:
-    """Running moments [N, ...] after a batch of views [N, n, ...], as in PyTorch: of the variance the unbiased estimate."""
-    length = view.shape[1]
-    mean, variance = (leaf[:, 0] for leaf in critics.moments_of_views(view))
-    unbiased = variance * length / max(length - 1, 1) + EPSILON
-    squared = (1.0 - MOMENTUM) * jnp.square(running["std"]) + MOMENTUM * unbiased
-    return {"mean": (1.0 - MOMENTUM) * running["mean"] + MOMENTUM * mean, "std": jnp.sqrt(squared)}
