@@ -71,8 +71,10 @@ _BUILT_IN = {
         "maddpg": "marl_bench.algorithms.maddpg:MADDPG",
         "mappo": "marl_bench.algorithms.mappo:MAPPO",
         "matd3": "marl_bench.algorithms.matd3:MATD3",
+        "omar": "marl_bench.algorithms.offline.omar:OMAR",
         "pqn": "marl_bench.algorithms.pqn:PQN",
         "qmix": "marl_bench.algorithms.qmix:QMIX",
+        "td3_bc": "marl_bench.algorithms.offline.td3_bc:TD3BC",
         "vdn": "marl_bench.algorithms.vdn:VDN",
     },
 }
