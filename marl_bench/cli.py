@@ -128,12 +128,13 @@ def bench(
     batch: str | None = None,
     out: Path | None = None,
 ) -> int:
-    """Measure speed: of dqn by pack size, of swarms by their size, or of environments or learners against other packages.
+    """Measure speed: of dqn by pack size, of swarms by their size, of
+    the offline learners' shortcuts, or of environments or learners against other packages.
 
     Parameters
     ----------
     name
-        What to measure: dqn, envs, learners or swarms.
+        What to measure: dqn, envs, learners, offline or swarms.
     packs
         For dqn: numbers of cells trained at once, separated by commas.
     against
@@ -162,6 +163,10 @@ def bench(
         from marl_bench.experiments import bench_swarms
 
         return bench_swarms.main(_positive_integers("--agents", agents), only, out)
+    if name == "offline":
+        from marl_bench.experiments import bench_offline
+
+        return bench_offline.main(out)
     from marl_bench.experiments import bench as benchmarks
 
     return benchmarks.main(name, sizes, out)

@@ -53,7 +53,7 @@ def main(name: str, packs: list[int], out: Path | None) -> int:
       UsageError: for an unknown benchmark or a pack size below 1.
     """
     if name != "dqn":
-        known = ["dqn", "envs", "learners", "swarms"]
+        known = ["dqn", "envs", "learners", "offline", "swarms"]
         raise UsageError(f"unknown benchmark {name!r}{nearest(name, known)} (known: {', '.join(known)})")
     if not packs or min(packs) < 1:
         raise UsageError(f"--packs {','.join(map(str, packs))}: every pack needs at least one cell")
