@@ -128,7 +128,7 @@ def test_what_flashbax_writes_loads(tmp_path, flag):
     tree |= {name: tree[name].astype(flag) for name in ("terminals", "truncations", "legals")}
     tree["infos"] = {"state": tree.pop("state"), "legals": tree.pop("legals"), "other": tree["rewards"]}
     writing = Vault("game.vlt", tree, rel_dir=str(tmp_path), vault_uid="Good")
-    writing.write(TrajectoryBufferState(tree, jnp.array(9), jnp.array(False)), (0, 9))
+    writing.write(TrajectoryBufferState(experience=tree, current_index=jnp.array(9), is_full=jnp.array(False)), (0, 9))
 
     found = open_dataset(tmp_path / "game.vlt" / "Good")
     assert found.manifest is None and found.num_parts == 2 and found.num_episodes(1) == 3
@@ -153,7 +153,7 @@ def test_flashbax_can_go_on_with_our_vault(tmp_path):
     theirs = flashbax_vault(tmp_path / "out")
     tree = {"infos": {"state": part.state[None]}}
     tree |= {name: getattr(part, name)[None] for name in vault.LEAVES if name not in ("state", "legals")}
-    theirs.write(TrajectoryBufferState(tree, jnp.array(7), jnp.array(False)), (0, 7))
+    theirs.write(TrajectoryBufferState(experience=tree, current_index=jnp.array(7), is_full=jnp.array(False)), (0, 7))
     assert_same(open_dataset(tmp_path / "out").read(0), joined([part, part]), without=LAST_FIELDS)
 
 
