@@ -1,7 +1,7 @@
 """Conservative Q-learning on a mixture of agents' values: what `cfcql` and `macql` share.
 
-The released learner is QMIX on recorded episodes (Shao et al. 2023): double Q-learning with TD(lambda), a target network that is
-copied after every `target_period` updates, and a conservative term R (`conservative`):
+The released learner is QMIX on recorded episodes (Shao et al. 2023): double Q-learning (`double_q`) and a conservative term R
+(`conservative`):
 
     L = mean of (Q(s, a) - y)^2 / 2 + conservative_weight * mean of R
 
@@ -21,33 +21,19 @@ from flax import struct
 from marl_bench.algorithms.mixers import Mixture, MonotonicMixer, Sum
 from marl_bench.algorithms.networked import require_global_state
 from marl_bench.algorithms.offline import conservative
-from marl_bench.algorithms.offline.recurrent import (
-    OfflineState,
-    RecurrentLearner,
-    copied,
-    log_policy,
-    returns,
-    valid_mean,
-    where,
-)
-from marl_bench.algorithms.value_based import (
-    TEAM_REWARD_DOC,
-    TEAM_REWARDS,
-    best_action,
-    picked,
-    reward_is_common,
-    team_paid,
-)
+from marl_bench.algorithms.offline.double_q import DoubleQLearner
+from marl_bench.algorithms.offline.recurrent import OfflineState, log_policy, returns, valid_mean, where
+from marl_bench.algorithms.value_based import TEAM_REWARD_DOC, TEAM_REWARDS, picked, reward_is_common, team_paid
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.datasets.source import OfflineSource
-from marl_bench.environment import Environment, Observation, check_choice, check_integer, check_range, field
+from marl_bench.environment import Environment, check_choice, check_integer, check_range, field
 from marl_bench.learner import world_of
 
 MIXERS = ("qmix", "sum")
 
 
 @struct.dataclass
-class MixedQLearner(RecurrentLearner):
+class MixedQLearner(DoubleQLearner):
     """Base of `CFCQL` and `MACQL`, which differ in `penalty`.
 
     Raises:
@@ -63,9 +49,6 @@ class MixedQLearner(RecurrentLearner):
     behaviour: bool = field(
         True, static=True, doc="learn the policy of the data: for weights by deviation, and to measure divergences"
     )
-    conservative_weight: float = field(50.0, doc="weight of the conservative term [alpha]; 0: plain Q-learning")
-    td_lambda: float = field(0.6, doc="weight of longer returns in the targets [lambda], in [0, 1]; 0: one step")
-    target_period: int = field(25, doc="updates between two copies of the network to the target network")
     behaviour_updates: int = field(
         0, doc="first updates, in which only the policy of the data is learned", unit="updates"
     )
@@ -80,20 +63,7 @@ class MixedQLearner(RecurrentLearner):
             raise TypeError(f"hypernet_sizes={sizes!r}: must be a tuple of positive integers (field of {self._kind})")
         if not isinstance(self.behaviour, bool):
             raise TypeError(f"behaviour={self.behaviour!r}: must be True or False (field of {self._kind})")
-        check_range(self, "conservative_weight", 0.0)
-        check_range(self, "td_lambda", 0.0, 1.0)
-        check_range(self, "target_period", 1)
         check_range(self, "behaviour_updates", 0)
-
-    @property
-    def actions(self) -> str:
-        """ "discrete"."""
-        return "discrete"
-
-    @property
-    def counterpart(self) -> str:
-        """The learner of the same name for continuous actions."""
-        return f"{self._kind.lower()}_continuous"
 
     def validate(self, environment: Any) -> None:
         """Also check that a mixer that reads the global state finds one."""
@@ -129,15 +99,6 @@ class MixedQLearner(RecurrentLearner):
             networks["behaviour"] = self.init_agents(key_behaviour, env, env.num_actions)
         return self.first_state(networks, target, key_run, env)
 
-    def act(
-        self, params: Any, memory: Any, observation: Observation, key: jax.Array, greedy: bool = False
-    ) -> tuple[jax.Array, Any]:
-        """Each agent's best action [N] int32, by its own values; `greedy` changes nothing."""
-        del key, greedy
-        values, remembered = self.step(params["q"], params["slots"], memory, observation)
-        action = best_action(values, observation.action_mask)
-        return action, (remembered, action)
-
     # --- learning ---------------------------------------------------------------------------------
 
     def penalty(
@@ -164,9 +125,7 @@ class MixedQLearner(RecurrentLearner):
         Args:
           target: target networks. q: [T + 1, R, N, A] learned values.
         """
-        assert batch.mask is not None
-        valuing = self.unrolled(target["q"], env, batch)[1:]
-        best = picked(valuing, best_action(q[1:], batch.mask[1:]))
+        best = self.best_values(target, env, batch, q)
         state = None if batch.state is None else batch.state[1:]
         following = self.mixture(target, env.num_agents, state).joint(best)
         reward, discount = (x[..., 0] for x in team_paid(self.team_reward, batch.reward[:-1], batch.discount[:-1]))
@@ -215,10 +174,6 @@ class MixedQLearner(RecurrentLearner):
     def clipped_together(self) -> tuple[str, ...]:
         """The agents' networks and the mixer."""
         return ("q", "mixer") if self.mixer == "qmix" else ("q",)
-
-    def next_target(self, target: Any, networks: Any, updates: jax.Array) -> Any:
-        """A copy of the networks after every `target_period` updates."""
-        return copied(target, networks, updates % self.target_period == 0)
 
     def update(self, state: OfflineState, source: OfflineSource) -> tuple[OfflineState, dict[str, jax.Array]]:
         """One gradient step on `batch_size` episodes; in the first `behaviour_updates` only of the policy of the data."""
