@@ -27,7 +27,7 @@ ABLATED = 4
 
 SEEDS = {"smoke": 2, "reduced": 5, "paper": 5}
 UPDATES = {
-    "line": {"smoke": 20, "reduced": 300, "paper": 1_540},
+    "line": {"smoke": 20, "reduced": 400, "paper": 1_540},
     "particles": {"smoke": 10, "reduced": 300, "paper": 2_001},
 }
 EPISODES = {
@@ -49,7 +49,13 @@ At scale reduced they are larger than the released ones (0.3 to 5): in few updat
 
 _LINE = {
     "smoke": {"batch_size": 4},
-    "reduced": {"batch_size": 8, "recurrent_size": 0, "learning_rate": 3e-3},
+    "reduced": {
+        "batch_size": 8,
+        "hidden_sizes": (64, 64),
+        "recurrent_size": 0,
+        "sharing": "independent",
+        "learning_rate": 3e-3,
+    },
     "paper": {},
 }
 _PARTICLES = {
