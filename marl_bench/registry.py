@@ -58,6 +58,7 @@ _BUILT_IN = {
         "world": "marl_bench.envs.particles.world:World",
     },
     "learner": {
+        "awac": "marl_bench.algorithms.offline.awac:AWAC",
         "bc": "marl_bench.algorithms.offline.bc:BC",
         "cfcql": "marl_bench.algorithms.offline.cfcql:CFCQL",
         "cfcql_continuous": "marl_bench.algorithms.offline.cfcql_continuous:CFCQLContinuous",
@@ -66,6 +67,7 @@ _BUILT_IN = {
         "dqn": "marl_bench.algorithms.dqn:DQN",
         "ippo": "marl_bench.algorithms.ippo:IPPO",
         "iql": "marl_bench.algorithms.iql:IQL",
+        "iql_offline": "marl_bench.algorithms.offline.iql_offline:IQLOffline",
         "macql": "marl_bench.algorithms.offline.macql:MACQL",
         "macql_continuous": "marl_bench.algorithms.offline.macql_continuous:MACQLContinuous",
         "maddpg": "marl_bench.algorithms.maddpg:MADDPG",

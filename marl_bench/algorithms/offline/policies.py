@@ -24,6 +24,9 @@ from marl_bench.datasets.sampling import Sequence
 from marl_bench.environment import Environment, Observation
 from marl_bench.learner import world_of
 
+LOG_STD = (-5.0, 2.0)
+"""Least and largest log standard deviation: actions that the data always repeat have no infinite density."""
+
 
 @struct.dataclass
 class PolicyLearner(RecurrentLearner):
@@ -70,13 +73,13 @@ class PolicyLearner(RecurrentLearner):
             return action, (remembered, action)
         action = jnp.tanh(outputs)
         if not greedy and "spread" in params:
-            spread = jnp.exp(params["spread"]["log_std"][params["slots"]])
+            spread = jnp.exp(_bounded(params["spread"]["log_std"][params["slots"]]))
             action = jnp.clip(action + spread * jax.random.normal(key, action.shape), -1.0, 1.0)
         return in_bounds(action, params), (remembered, memory[1])
 
     def normal(self, networks: Any, env: Environment, outputs: jax.Array) -> Normal:
         """The policy over vectors from outputs [..., N, D]."""
-        log_std = networks["spread"]["log_std"][jnp.asarray(self.slots(env))]
+        log_std = _bounded(networks["spread"]["log_std"][jnp.asarray(self.slots(env))])
         return Normal(jnp.tanh(outputs), jnp.broadcast_to(log_std, outputs.shape))
 
     def log_prob(self, networks: Any, env: Environment, outputs: jax.Array, batch: Sequence) -> jax.Array:
@@ -91,3 +94,7 @@ def in_units(action: jax.Array, env: Environment) -> jax.Array:
     """[..., N, D] in units of the bounds, of the world's actions; what was recorded outside of them is cut."""
     low, high = action_bounds(env)
     return jnp.clip(2.0 * (action - low) / (high - low) - 1.0, -1.0, 1.0)
+
+
+def _bounded(log_std: jax.Array) -> jax.Array:
+    return jnp.clip(log_std, *LOG_STD)
