@@ -62,6 +62,7 @@ _BUILT_IN = {
         "bc": "marl_bench.algorithms.offline.bc:BC",
         "cfcql": "marl_bench.algorithms.offline.cfcql:CFCQL",
         "cfcql_continuous": "marl_bench.algorithms.offline.cfcql_continuous:CFCQLContinuous",
+        "cql": "marl_bench.algorithms.offline.cql:CQL",
         "cql_continuous": "marl_bench.algorithms.offline.cql_continuous:CQLContinuous",
         "dec_pomfc": "marl_bench.algorithms.mean_field.dec_pomfc:DecPOMFC",
         "dqn": "marl_bench.algorithms.dqn:DQN",
