@@ -129,7 +129,7 @@ def bench(
     out: Path | None = None,
 ) -> int:
     """Measure speed: of dqn by pack size, of swarms by their size, of
-    the offline learners' shortcuts, or of environments or learners against other packages.
+    the offline learners, or of environments or learners against other packages.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def bench(
     against
         For envs and learners: other packages, separated by commas (jumanji, jaxmarl; for envs also socialjax).
     only
-        For envs and learners names of contests, for swarms of worlds, separated by commas; all, if left out.
+        For envs, learners and offline names of contests, for swarms of worlds, separated by commas; all, if left out.
     agents
         For swarms: numbers of agents, separated by commas.
     batch
@@ -166,7 +166,7 @@ def bench(
     if name == "offline":
         from marl_bench.experiments import bench_offline
 
-        return bench_offline.main(out)
+        return bench_offline.main(only, out)
     from marl_bench.experiments import bench as benchmarks
 
     return benchmarks.main(name, sizes, out)

@@ -1,12 +1,14 @@
-"""`marl-bench bench offline`: what the offline learners' shortcuts are worth."""
+"""`marl-bench bench offline`: what the offline learners' shortcuts are worth, and packs of cells against an eager PyTorch loop."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,15 @@ import numpy as np
 
 from marl_bench.algorithms.mixers import MonotonicMixer
 from marl_bench.algorithms.value_based import picked
+from marl_bench.errors import UsageError
 from marl_bench.experiments.papers.reporting import processor
+from marl_bench.naming import nearest
 from marl_bench.runtime.files import write_atomic
 
 AGENTS, ACTIONS, STATES = 10, 11, 512
 """Size of the contest: n, A, and states in a batch."""
+
+CONTESTS = ("counterfactual", "training")
 
 _ROUNDS = 9
 
@@ -92,22 +98,47 @@ def _difference(one: Any, other: Any) -> float:
     return max(jax.tree.leaves(shares))
 
 
-def main(out: Path | None) -> int:
-    """Run the contest, print it, and write it to `out` as JSON."""
-    found = counterfactual_contest()
-    text = (
+def main(only: str | None, out: Path | None) -> int:
+    """Run the contests, print them, and write them to `out` as JSON.
+
+    Args:
+      only: `CONTESTS` to run, separated by commas; None for all.
+    Raises:
+      UsageError: for an unknown contest, or when PyTorch is not installed (extra).
+    """
+    wanted = [word.strip() for word in only.split(",")] if only else list(CONTESTS)
+    for name in wanted:
+        if name not in CONTESTS:
+            raise UsageError(f"--only {name}: no such contest{nearest(name, CONTESTS)} (known: {', '.join(CONTESTS)})")
+    if "training" in wanted and importlib.util.find_spec("torch") is None:
+        raise UsageError(
+            "contest training needs torch, which is not installed: pip install 'marl-bench[torch]' "
+            "(--only counterfactual runs without it)"
+        )
+    record: dict[str, Any] = {
+        "processor": processor(),
+        "jax": jax.__version__,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    sys.stdout.write(f"{record['processor']}, JAX {record['jax']}\n")
+    if "counterfactual" in wanted:
+        record |= counterfactual_contest()
+        sys.stdout.write(_counterfactual_text(record) + "\n")
+    if "training" in wanted:
+        from marl_bench.experiments import bench_offline_training
+
+        record["torch"] = metadata.version("torch")
+        record["training"] = bench_offline_training.contests()
+        sys.stdout.write(f"PyTorch {record['torch']}\n{bench_offline_training.as_markdown(record['training'])}\n")
+    if out is not None:
+        write_atomic(out, json.dumps(record, indent=2).encode())
+    return 0
+
+
+def _counterfactual_text(found: dict[str, Any]) -> str:
+    return (
         f"counterfactual values of {STATES} states, n = {AGENTS}, A = {ACTIONS}, with gradients: n A calls of the mixer "
         f"{1e3 * found['seconds_whole']:.1f} ms, one evaluation {1e3 * found['seconds_changed']:.1f} ms, "
         f"{found['times_faster']:.1f} times faster; values differ by {found['largest_difference']:.1e}, gradients by "
         f"{found['largest_gradient_difference']:.1e} of the largest"
     )
-    sys.stdout.write(f"{text}\n{processor()}, JAX {jax.__version__}\n")
-    if out is not None:
-        record = {
-            **found,
-            "processor": processor(),
-            "jax": jax.__version__,
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        }
-        write_atomic(out, json.dumps(record, indent=2).encode())
-    return 0

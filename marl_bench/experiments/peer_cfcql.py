@@ -8,7 +8,9 @@ values come from one product, and without a GRU there is no loop over time but t
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -61,11 +63,26 @@ class PeerCFCQL:
                 _load_layers(self._torch, nets["mixer"][name], layers)
         _load_agent(self._torch, self.behaviour, params["behaviour"])
 
+    @property
+    def threads(self) -> int:
+        """Threads that PyTorch uses for one operation."""
+        return self._torch.get_num_threads()
+
+    @contextlib.contextmanager
+    def using(self, threads: int) -> Iterator[None]:
+        """Inside, PyTorch uses so many threads."""
+        before = self.threads
+        self._torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            self._torch.set_num_threads(before)
+
     def update(self) -> float:
         """One gradient step on `batch_size` episodes drawn without replacement; the loss before it."""
         torch = self._torch
         loss = self.loss(torch.randperm(len(self._episodes["reward"]))[: self.learner.batch_size])
-        for part, optimiser in zip((self.networks, self.behaviour), self._optimisers, strict=True):
+        for optimiser in self._optimisers:
             optimiser.zero_grad()
         loss.backward()
         for part, optimiser in zip((self.networks, self.behaviour), self._optimisers, strict=True):
@@ -108,6 +125,11 @@ class PeerCFCQL:
             share = torch.softmax(float(learner.temperature * learner.lambda_sign) * deviation, dim=2)
         term = mean((share * values.logsumexp(dim=3)).sum(dim=2) - value)
         return td + float(learner.conservative_weight) * term + imitation
+
+    def loss_of(self, chosen: np.ndarray) -> float:
+        """`loss` on the episodes `chosen` [R], as a number."""
+        with self._torch.no_grad():
+            return self.loss(self._torch.from_numpy(chosen)).item()
 
     def _inputs(self, batch: dict[str, Any]) -> Any:
         """[R, T + 1, N, I] views, one-hot last actions (none at first), one-hot numbers of the agents."""
@@ -153,13 +175,13 @@ class PeerCFCQL:
         return (layer @ outer.unsqueeze(3)).squeeze(3).unflatten(2, change.shape[2:]) + outer_bias.unsqueeze(3)
 
     def _targets(self, batch: dict[str, Any], following: Any) -> Any:
-        """[R, T] TD(lambda) targets from values [R, T + 1] (specification of CFCQL, section 2.3)."""
-        over, reward, valid = batch["over"], batch["reward"], batch["valid"]
-        gamma, trace = float(self.learner.discount), float(self.learner.td_lambda)
-        found = [following[:, -1] * (1.0 - over.sum(dim=1))]
-        here = valid * (reward + (1.0 - trace) * gamma * following[:, 1:] * (1.0 - over))
-        for step in reversed(range(reward.shape[1])):
-            found.append(trace * gamma * found[-1] + here[:, step])
+        """[R, T] TD(lambda) targets from values [R, T + 1], cut where an episode ends, in whichever way."""
+        gamma, trace = float(self.learner.discount), float(self.learner.td_lambda) * (1.0 - batch["cut"])
+        follow = gamma * (1.0 - batch["over"])
+        here = batch["reward"] + follow * (1.0 - trace) * following[:, 1:]
+        onward, found = follow * trace, [following[:, -1]]
+        for step in reversed(range(here.shape[1])):
+            found.append(self._torch.addcmul(here[:, step], onward[:, step], found[-1]))
         return self._torch.stack(found[:0:-1], dim=1)
 
 
@@ -177,7 +199,8 @@ def _all_episodes(torch: Any, source: OfflineSource) -> dict[str, Any]:
         "action": rows.action.astype(np.int64),
         "one_hot": np.eye(rows.mask.shape[-1], dtype=np.float32)[rows.action],
         "reward": rows.reward[:, :-1, 0],
-        "over": (1.0 - rows.discount[:, :-1, 0]) * valid,
+        "over": 1.0 - rows.discount[:, :-1, 0],
+        "cut": np.maximum(rows.is_last, np.pad(1.0 - valid[:, 1:], ((0, 0), (0, 1)))).astype(np.float32),
         "valid": valid,
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
