@@ -95,3 +95,11 @@ def agents_outputs(params, batch):
 
 def log_softmax(x):
     return x - np.log(np.exp(x - x.max()).sum()) - x.max()
+
+
+def mixed(params, values, state):
+    """[] from values [N] and a state [S]."""
+    inner = np.abs(dense(params["w1"], state)).reshape(len(values), -1)
+    hidden = values @ inner + dense(params["b1"], state)
+    hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0)))
+    return hidden @ np.abs(dense(params["w2"], state)) + dense(params["b2"], state)[0]

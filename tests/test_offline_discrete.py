@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from offline_oracle import LENGTHS, SMALL, WORLD, agents_outputs, dense, log_softmax, prepared, source_of
+from offline_oracle import LENGTHS, SMALL, WORLD, agents_outputs, log_softmax, mixed, prepared, source_of
 
 import marl_bench
 from marl_bench.algorithms.offline import conservative
@@ -20,14 +20,6 @@ MIXED = {**SMALL, "mixing_size": 4, "hypernet_sizes": (3,)}
 
 
 # --- NumPy in float64 -------------------------------------------------------------------------------------------
-
-
-def mixed(params, values, state):
-    """[] from values [N] and a state [S]."""
-    inner = np.abs(dense(params["w1"], state)).reshape(len(values), -1)
-    hidden = values @ inner + dense(params["b1"], state)
-    hidden = np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0)))
-    return hidden @ np.abs(dense(params["w2"], state)) + dense(params["b2"], state)[0]
 
 
 def oracle(learner, networks, target, batch, term) -> float:

@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
-from offline_oracle import LENGTHS, SMALL, WORLD, agents_outputs, prepared, recorded, source_of
+from offline_oracle import (
+    LENGTHS,
+    SMALL,
+    WORLD,
+    agents_outputs,
+    dense,
+    mixed,
+    prepared,
+    recorded,
+    source_of,
+)
 
+from marl_bench.algorithms import slots
+from marl_bench.algorithms.equations import clip_by_global_norm
 from marl_bench.algorithms.offline import recurrent
 from marl_bench.algorithms.offline.cql import CQL
+from marl_bench.algorithms.offline.stepped import SteppedCriticLearner
 
-RIVALS = {"cql": {**SMALL, "conservative_weight": 0.7}}
+JUDGED = {**SMALL, "critic_sizes": (7, 4)}
+RIVALS = {
+    "cql": {**SMALL, "conservative_weight": 0.7},
+    "icq": {**JUDGED, "mixing_size": 4, "team_reward": "mean", "policy_temperature": 0.8, "value_temperature": 2.0},
+    "omar_discrete": {**JUDGED, "conservative_weight": 0.7, "search_weight": 0.4},
+}
+
+
+def total(learner, target, batch):
+    """The loss as a function of the networks: of learners whose critics step by themselves, the sum of both losses."""
+    if not isinstance(learner, SteppedCriticLearner):
+        return lambda networks: learner.loss(networks, target, WORLD, batch, jax.random.key(0))
+    read, steps = learner.read(WORLD, batch), len(batch.valid)
+    now = jax.tree.map(lambda leaf: leaf[:steps], (batch, read))
+
+    def loss(networks):
+        wanted = jax.lax.stop_gradient(learner.targets(networks, target, WORLD, batch, read))
+        error, q = learner.critic_loss(networks, WORLD, *now, wanted)
+        fixed = jax.lax.stop_gradient((networks, q))
+        policy, metrics = learner.policy_loss(networks["actor"], fixed[0], WORLD, batch, fixed[1])
+        return error + policy, metrics
+
+    return loss
 
 
 @pytest.fixture(scope="module", params=list(RIVALS))
 def learned(request):
     """A learner, its networks, target networks and batch, its loss and the gradient."""
     learner, networks, target, batch = prepared(request.param, RIVALS[request.param], common=False)
-    loss = jax.jit(jax.value_and_grad(lambda n: learner.loss(n, target, WORLD, batch, jax.random.key(0)), has_aux=True))
+    loss = jax.jit(jax.value_and_grad(total(learner, target, batch), has_aux=True))
     return request.param, learner, networks, target, batch, *loss(networks)
 
 
@@ -59,7 +96,83 @@ def cql(learner, networks, target, batch):
     return np.mean(losses)
 
 
-ORACLES = {"cql": cql}
+def critics_outputs(params, batch):
+    """[T + 1, R, N, K] of a network that reads a view, a number and the state."""
+    shape, agents = batch.view.shape[:3], batch.view.shape[2]
+    ids = np.broadcast_to(np.eye(agents), (*shape, agents))
+    state = np.broadcast_to(batch.state[:, :, None], (*shape, batch.state.shape[-1]))
+    return dense([*params["dense"], params["output"]], np.concatenate([batch.view.reshape(*shape, -1), ids, state], -1))
+
+
+def policies(params, batch):
+    """[T + 1, R, N, A] log-probabilities."""
+    outputs = np.where(batch.mask, agents_outputs(params, batch), -1e9)
+    return (
+        outputs
+        - np.log(np.exp(outputs - outputs.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - outputs.max(-1, keepdims=True)
+    )
+
+
+def batch_weights(scores, counted, temperature):
+    """[B] mean 1 over the counted."""
+    chance = np.exp((scores - scores[counted].max()) / temperature) * counted
+    return counted.sum() * chance / chance.sum()
+
+
+def icq(learner, networks, target, batch):
+    log_pi, (slow, q) = (
+        policies(networks["actor"], batch),
+        (critics_outputs(n["critic"], batch) for n in (target, networks)),
+    )
+    slow, q = (outputs[..., :-1] + outputs[..., -1:] for outputs in (slow, q))
+    steps, rows, agents = batch.reward[:-1].shape
+    following, every = np.zeros((steps, rows, 1)), np.arange(agents)
+    for time in range(steps):
+        for row in range(rows):
+            chosen = slow[time + 1, row, every, batch.action[time + 1, row]]
+            if batch.is_last[time, row]:
+                chosen = (np.exp(log_pi[time + 1, row]) * slow[time + 1, row]).sum(-1)
+            following[time, row] = mixed(target["mixer"], chosen, batch.state[time + 1, row])
+        weights = batch_weights(following[time, :, 0], batch.filled[time + 1], learner.value_temperature)
+        following[time] *= weights[:, None]
+    advantage = np.take_along_axis(q, batch.action[..., None], -1)[..., 0] - (np.exp(log_pi) * q).sum(-1)
+    paid = batch.reward.mean(-1, keepdims=True)
+    team = dataclasses.replace(batch, reward=paid, discount=batch.discount.max(-1, keepdims=True))
+    errors, imitated = [], []
+    for time, row, _ in steps_of(team):
+        state, action = batch.state[time, row], batch.action[time, row]
+        here = mixed(networks["mixer"], q[time, row, every, action], state)
+        errors.append((here - returned(learner, team, following, (time, row, 0))) ** 2)
+        inner, outer = (np.abs(dense(networks["mixer"][name], state)) for name in ("w1", "w2"))
+        share = inner.reshape(agents, -1) @ outer
+        for agent in range(agents):
+            weight = batch_weights(advantage[time, :, agent], batch.valid[time], learner.policy_temperature)[row]
+            imitated.append(-share[agent] / share.sum() * weight * log_pi[time, row, agent, action[agent]])
+    return np.mean(errors) + np.sum(imitated) / len(errors)
+
+
+def omar_discrete(learner, networks, target, batch):
+    log_pi, slow_pi = policies(networks["actor"], batch), policies(target["actor"], batch)
+    twins, slow = (
+        [critics_outputs(jax.tree.map(lambda leaf, c=c: leaf[c], n["critic"]), batch) for c in range(2)]
+        for n in (networks, target)
+    )
+    following = np.take_along_axis(np.minimum(*slow), slow_pi.argmax(-1)[..., None], -1)[1:, ..., 0]
+    losses = []
+    for place in steps_of(batch):
+        goal, action, pi = returned(learner, batch, following, place), batch.action[place], np.exp(log_pi[place])
+        for q in twins:
+            term = log_sum_exp(q[place]) - q[place][action]
+            losses.append((q[place][action] - goal) ** 2 + learner.conservative_weight * term)
+        q = twins[0][place]
+        distance = np.mean((pi - np.eye(len(q))[q.argmax()]) ** 2)
+        followed = -(q[action] - pi @ q) * log_pi[place][action]
+        losses.append((1 - learner.search_weight) * followed + learner.search_weight * distance)
+    return np.sum(losses) / len(list(steps_of(batch)))
+
+
+ORACLES = {"cql": cql, "icq": icq, "omar_discrete": omar_discrete}
 
 
 def test_loss_is_that_of_numpy(learned):
@@ -74,6 +187,28 @@ def test_loss_is_that_of_numpy(learned):
 def test_every_parameter_gets_a_gradient(learned):
     for path, leaf in jax.tree_util.tree_leaves_with_path(learned[-1]):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
+
+
+def test_critics_step_once_for_each_time_the_last_first():
+    learner, networks, target, batch = prepared("icq", RIVALS["icq"], common=False)
+    state = learner.init(jax.random.key(1), source_of(WORLD, recorded(WORLD)))
+    state = dataclasses.replace(state, target=target)
+    names = ("critic", "mixer")
+    found, _, seen, _ = jax.jit(lambda n, b: learner.critics_after(state, n, WORLD, b))(networks, batch)
+    read = learner.read(WORLD, batch)
+    wanted = learner.targets(networks, target, WORLD, batch, read)
+    gradient = jax.jit(jax.value_and_grad(lambda c, *rows: learner.critic_loss(c, WORLD, *rows), has_aux=True))
+    critics, adam = ({name: of[name] for name in names} for of in (networks, state.opt_state))
+    for time in reversed(range(len(wanted))):
+        row = jax.tree.map(lambda leaf, time=time: leaf[time : time + 1], (batch, read, wanted))
+        (_, q), slope = gradient(critics, *row)
+        np.testing.assert_allclose(seen[time], q[0], rtol=1e-4, atol=1e-5)
+        slope = clip_by_global_norm(slope, learner.max_grad_norm)
+        for name in names:
+            rate = learner.critic_learning_rate
+            critics[name], adam[name], _ = slots.adam_step(critics[name], slope[name], adam[name], rate, np.inf)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(critics), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 # --- TD(lambda) -------------------------------------------------------------------------------------------------

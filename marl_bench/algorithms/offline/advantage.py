@@ -11,36 +11,26 @@ Shao et al. 2023. Every agent has its own reward; all networks take their steps 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms import slots
-from marl_bench.algorithms.networked import action_size, is_discrete, require_global_state
-from marl_bench.algorithms.networks import Network
-from marl_bench.algorithms.offline.policies import PolicyLearner, in_units
+from marl_bench.algorithms.networked import is_discrete
+from marl_bench.algorithms.offline.actor_critic import ActorCriticLearner
+from marl_bench.algorithms.offline.policies import in_units
 from marl_bench.algorithms.offline.recurrent import OfflineState, valid_mean
 from marl_bench.algorithms.value_based import picked
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.datasets.source import OfflineSource
-from marl_bench.environment import Environment, check_choice, check_range, field
-from marl_bench.learner import world_of
-
-INPUTS = ("state", "views")
-TWINS = 2
+from marl_bench.environment import Environment, check_range, field
 
 
 @struct.dataclass
-class AdvantageLearner(PolicyLearner):
-    """Base of `IQLOffline` and `AWAC`. Raises as `PolicyLearner`."""
+class AdvantageLearner(ActorCriticLearner):
+    """Base of `IQLOffline` and `AWAC`. Raises as `ActorCriticLearner`."""
 
-    critic_input: str = field(
-        "state", static=True, doc="critics read an agent's view beside the global state (state) or alone (views)"
-    )
-    critic_sizes: tuple[int, ...] = field((256, 256), static=True, doc="widths of the critics' layers", unit="units")
     temperature: float = field(
         3.0, doc="how much advantages decide the weight of a recorded action [beta]; 0: imitation"
     )
@@ -49,39 +39,17 @@ class AdvantageLearner(PolicyLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "critic_input", INPUTS)
-        sizes = self.critic_sizes
-        if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise TypeError(f"critic_sizes={sizes!r}: must be a tuple of positive integers (field of {self._kind})")
         check_range(self, "temperature", 0.0)
         check_range(self, "weight_limit", 0.0, open_low=True)
         check_range(self, "target_rate", 0.0, 1.0, open_low=True)
 
-    def validate(self, environment: Any) -> None:
-        """Also check that the critics find their input."""
-        super().validate(environment)
-        if self.critic_input == "state":
-            instead = f"{self.name} learner.critic_input=views"
-            require_global_state(world_of(environment), self.name, instead)
-            if environment.statistics.state_mean is None:
-                raise ValueError(f"{self.name} needs a global state, this data set has none; use learner={instead}")
-
     # --- critics ----------------------------------------------------------------------------------
-
-    def critic(self, env: Environment, outputs: int, action: bool) -> Network:
-        """What reads an agent's view, number and, perhaps, the global state and an action (D numbers)."""
-        size = math.prod(env.observation_shape) + self.ids(env.num_agents).shape[1]
-        if self.critic_input == "state":
-            size += require_global_state(env, self.name, f"{self.name} learner.critic_input=views")
-        size += action_size(env) if action else 0
-        return Network((size,), outputs, self.critic_sizes, self.activation)
 
     def init_networks(self, key: jax.Array, env: Environment) -> dict[str, Any]:
         """The policies, "critic" [G, C, ...], and what else a learner has."""
         key_actor, key_critic = jax.random.split(key)
         network = self.critic(env, env.num_actions or 1, not is_discrete(env))
-        keys = jax.random.split(key_critic, (slots.num_slots(self.slots(env)), TWINS))
-        return {**self.init_policy(key_actor, env), "critic": jax.vmap(jax.vmap(network.init))(keys)}
+        return {**self.init_policy(key_actor, env), "critic": self.init_twins(key_critic, env, network)}
 
     def init(self, key: jax.Array, source: OfflineSource) -> OfflineState:
         """Draw networks; the target is a copy of the critics."""
@@ -89,28 +57,6 @@ class AdvantageLearner(PolicyLearner):
         key_networks, key_run = jax.random.split(key)
         networks = self.init_networks(key_networks, env)
         return self.first_state(networks, {"critic": jax.tree.map(jnp.copy, networks["critic"])}, key_run, env)
-
-    def read(self, env: Environment, batch: Sequence) -> jax.Array:
-        """[T + 1, R, N, I] what critics read, but for actions."""
-        shape = batch.view.shape[:3]
-        ids = self.ids(env.num_agents)
-        parts = [batch.view.reshape(*shape, -1), jnp.broadcast_to(ids, (*shape, ids.shape[1]))]
-        if self.critic_input == "state":
-            assert batch.state is not None
-            state = batch.state[:, :, None]
-            parts.append(jnp.broadcast_to(state, (*shape, state.shape[-1])))
-        return jnp.concatenate(parts, axis=-1)
-
-    def judged(self, params: Any, env: Environment, rows: jax.Array) -> jax.Array:
-        """[T, R, N, K] outputs of networks with parameters [G, ...] in rows [T, R, N, I]."""
-        outputs, flags = params["output"]["b"].shape[-1], jnp.zeros(rows.shape[:2], bool)
-        network = Network(rows.shape[3:], outputs, self.critic_sizes, self.activation)
-        memory, nothing = jnp.zeros((*rows.shape[1:3], 0)), jnp.zeros((rows.shape[2], 0))
-        return slots.unroll_rows(network, self.slots(env), params, memory, rows, nothing, flags)[1]
-
-    def q_values(self, params: Any, env: Environment, read: jax.Array) -> jax.Array:
-        """[C, T, R, N, K] by critics [G, C, ...] that read `read`, which ends in the action if that is a vector."""
-        return jax.vmap(lambda one: self.judged(one, env, read), in_axes=1)(params)
 
     def action_values(self, params: Any, env: Environment, read: jax.Array, action: jax.Array) -> jax.Array:
         """[C, T, R, N] values of actions [T, R, N] or, in units of the bounds, [T, R, N, D]."""
