@@ -18,6 +18,7 @@ from marl_bench.algorithms.offline.macql_continuous import MACQLContinuous
 from marl_bench.algorithms.offline.minibatch import Minibatch
 from marl_bench.algorithms.offline.omar import OMAR
 from marl_bench.algorithms.offline.td3_bc import TD3BC
+from marl_bench.algorithms.offline.vae import DECODER_VARIANCE, ActionVAE
 
 N, ROWS, SEEN, SIZE, DRAWN = 3, 6, 5, 2, 4
 
@@ -161,3 +162,88 @@ def test_without_value_td3_bc_imitates():
     np.testing.assert_allclose(loss, np.mean(np.square(action - batch.action), axis=(1, 2)), rtol=1e-5)
     with pytest.raises(ValueError, match="value_weight"):
         TD3BC(value_weight=-1.0)
+
+
+# --- how likely actions are in the data -------------------------------------------------------------------------
+
+MODEL = ActionVAE(SEEN, N * SIZE, (7, 6))
+log_density = jax.jit(lambda *arrays: MODEL.log_density(*arrays, num_agents=N))
+
+
+def drawn_model():
+    shapes = jax.eval_shape(MODEL.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return jax.tree.map(lambda leaf: 0.5 * numbers(*leaf.shape, seed=leaf.size), shapes)
+
+
+def perceptron(layers, x):
+    for layer in layers[:-1]:
+        x = np.maximum(x @ layer["w"] + layer["b"], 0.0)
+    return x @ layers[-1]["w"] + layers[-1]["b"]
+
+
+def plain_model(params, read, joint, noise):
+    """Loss of joint actions with the first noise, and [n, N] log-densities with all, in float64."""
+    params, read, joint, noise = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, read, joint, noise))
+    mean, log_std = np.split(perceptron(params["encoder"], np.concatenate([read, joint], 1)), 2, axis=1)
+    log_std, weighted, losses = np.clip(log_std, -4, 15), [], []
+    for eps in noise:
+        z = mean + np.exp(log_std) * eps
+        done = np.tanh(perceptron(params["decoder"], np.concatenate([read, z], 1)))
+        divergence = 0.5 * (np.exp(2 * log_std) + mean**2 - 1) - log_std
+        losses.append(np.mean((done - joint) ** 2) + 0.5 * divergence.mean())
+        ratio = np.prod(np.exp(-(z**2) / 2 + eps**2 / 2 + log_std), axis=1)
+        normal = np.exp(-((done - joint) ** 2) / (2 * DECODER_VARIANCE)) / np.sqrt(2 * np.pi * DECODER_VARIANCE)
+        weighted.append(normal.reshape(len(read), N, SIZE).prod(2) * ratio[:, None])
+    return losses[0], np.log(np.mean(weighted, axis=0))
+
+
+def test_loss_and_densities_of_the_model_against_numpy():
+    params, noise = drawn_model(), jax.random.normal(jax.random.key(1), (3, ROWS, 2 * N * SIZE))
+    read, joint = numbers(ROWS, SEEN), numbers(ROWS, N * SIZE, seed=1)
+    wanted = plain_model(params, read, joint, noise)
+    loss, gradient = jax.jit(jax.value_and_grad(MODEL.loss))(params, read, joint, noise[0])
+    np.testing.assert_allclose(loss, wanted[0], rtol=1e-5)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(log_density(params, read, joint, noise), wanted[1], rtol=1e-5, atol=1e-5)
+
+
+def test_density_without_code_is_that_of_a_normal():
+    """X13: an encoder that says N(0, 1) and a decoder that does not read z."""
+    params, read, joint = drawn_model(), numbers(ROWS, SEEN), numbers(ROWS, N * SIZE, seed=1)
+    params["encoder"][-1] = jax.tree.map(jnp.zeros_like, params["encoder"][-1])
+    params["decoder"][0]["w"] = params["decoder"][0]["w"].at[SEEN:].set(0.0)
+    noise = jax.random.normal(jax.random.key(1), (3, ROWS, 2 * N * SIZE))
+    mean = np.asarray(MODEL.decoded(params, read, noise[0]), np.float64)
+    log = -((joint - mean) ** 2) / (2 * DECODER_VARIANCE) - 0.5 * np.log(2 * np.pi * DECODER_VARIANCE)
+    found = log_density(params, read, joint, noise)
+    np.testing.assert_allclose(found, log.reshape(ROWS, N, SIZE).sum(2), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_agents_by_their_deviation():
+    """Sum of lambda_i soft_i; lambda = softmax of -tau log beta_i, larger for actions that the data do not have."""
+    learner = CFCQLContinuous(
+        hidden_sizes=(8,),
+        drawn_actions=DRAWN,
+        behaviour=True,
+        behaviour_sizes=(7, 6),
+        behaviour_draws=3,
+        temperature=2.0,
+    )
+    batch, key, agents = minibatch(N), jax.random.key(2), (0, 1, 2)
+    actor = jax.vmap(learner.actor((SEEN,), N, SIZE).init)(jax.random.split(key, N))
+    networks = {"actor": {"network": actor, "norm": {}}, "behaviour": jax.tree.map(lambda x: x[None], drawn_model())}
+    critic = drawn_critic(learner, N)
+    soft_value = jax.jit(lambda critic, learner: learner.soft_value(critic, networks, agents, batch, key))
+    found, _, scalars = soft_value(critic, learner)
+    noise = jax.random.normal(jax.random.fold_in(key, 3), (3, ROWS, 2 * N * SIZE))
+    joint = learner.joint(learner.policy(networks["actor"], agents, batch.view))[0]
+    log = plain_model(drawn_model(), batch.read[0], joint, noise)[1]
+    weights = np.exp(-2.0 * log) / np.exp(-2.0 * log).sum(1, keepdims=True)
+    soft = np.asarray(learner.soft_values(critic, networks, agents, batch, key), np.float64)[0]
+    np.testing.assert_allclose(found[0], np.einsum("can,na->cn", soft, weights), rtol=1e-5)
+    np.testing.assert_allclose(scalars["largest_weight"], weights.max(1).mean(), rtol=1e-4)
+    np.testing.assert_allclose(scalars["deviation"], (-SIZE * np.log(0.2 * np.sqrt(2 * np.pi)) - log).mean(), rtol=1e-5)
+    equal, _, _ = soft_value(critic, dataclasses.replace(learner, temperature=0.0))
+    np.testing.assert_allclose(equal[0], soft.mean(1), rtol=1e-5)
+    with pytest.raises(ValueError, match="set behaviour=True"):
+        CFCQLContinuous(temperature=1.0)

@@ -1,7 +1,12 @@
 """CFCQL for continuous actions: `cfcql_continuous` (Shao et al. 2023, arXiv 2309.12696; as released, on MATD3).
 
 One judge sees all views (or the global state) and all actions. The soft maximum is taken over one agent's action at a time, the
-others' being those of the data, and averaged over agents; policies are improved in the same counterfactual way.
+others' being those of the data, and averaged over agents, with equal weights or with
+
+    lambda = softmax_i(temperature * sign * kappa_i),   kappa_i = log pi_i(u_i) - log beta_i(u_i),   u = pi(o),
+
+pi_i being a normal around the policy's action u_i and beta_i a model of the data (`vae`); policies are improved in the same
+counterfactual way.
 """
 
 from __future__ import annotations
@@ -13,76 +18,123 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms.networked import require_global_state
-from marl_bench.algorithms.offline.cql_continuous import CQLContinuous
+from marl_bench.algorithms import slots
+from marl_bench.algorithms.networked import action_size
+from marl_bench.algorithms.offline.central import CentralCQL
+from marl_bench.algorithms.offline.conservative import agent_weights
+from marl_bench.algorithms.offline.cql_continuous import GROUPS, NOISE
 from marl_bench.algorithms.offline.minibatch import Minibatch
-from marl_bench.environment import Environment, check_choice, field
-from marl_bench.learner import world_of
-
-INPUTS = ("views", "state")
-REWARDS = ("first", "mean")
-POLICY_UPDATES = ("counterfactual", "joint")
+from marl_bench.algorithms.offline.recurrent import started
+from marl_bench.algorithms.offline.td3 import OfflineTD3State
+from marl_bench.algorithms.offline.vae import ActionVAE
+from marl_bench.datasets.source import OfflineSource
+from marl_bench.environment import Environment, check_integer, check_range, field
 
 
 @struct.dataclass
-class CFCQLContinuous(CQLContinuous):
-    """Twin critics that see everything, conservative about one agent's action at a time. Raises as `CQLContinuous`."""
+class CFCQLContinuous(CentralCQL):
+    """Twin critics that see everything, conservative about one agent's action at a time. Raises as `CentralCQL`."""
 
-    critic_input: str = field(
-        "views", static=True, doc="the critic reads all agents' views, or the global state, beside all actions"
+    behaviour: bool = field(
+        False, static=True, doc="learn how likely actions are in the data, for weights by deviation from them"
     )
-    reward: str = field(
-        "first", static=True, doc="the team's reward: that of the first agent (as released), or the mean of the agents'"
+    behaviour_sizes: tuple[int, ...] = field(
+        (750, 750), static=True, doc="layers of the encoder and of the decoder", unit="units"
     )
-    policy_update: str = field(
-        "counterfactual",
-        static=True,
-        doc="others' actions in a policy's step: counterfactual (recorded), joint (their policies')",
+    behaviour_draws: int = field(20, static=True, doc="draws from the encoder for a density [L]")
+    behaviour_rate: float = field(1e-4, doc="Adam step size of encoder and decoder")
+    behaviour_updates: int = field(0, doc="first updates, in which only encoder and decoder learn", unit="updates")
+    temperature: float = field(
+        0.0,
+        doc="how much an agent's deviation from the data decides its weight [tau]; 0: equal weights, "
+        "100 or more: all weight on one agent",
     )
+    lambda_sign: float = field(1.0, doc="+1: more weight on agents that deviate more (as released), -1: less")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "critic_input", INPUTS)
-        check_choice(self, "reward", REWARDS)
-        check_choice(self, "policy_update", POLICY_UPDATES)
-
-    @property
-    def central(self) -> bool:
-        """True."""
-        return True
-
-    def validate(self, environment: Any) -> None:
-        """Also check that the critic finds its input."""
-        super().validate(environment)
-        if self.critic_input == "state":
-            name = self.name
-            require_global_state(world_of(environment), name, f"{name} learner.critic_input=views")
-
-    def read_size(self, env: Environment) -> int:
-        """S, numbers that the judge sees."""
-        if self.critic_input == "state":
-            return require_global_state(env, self.name, f"{self.name} learner.critic_input=views")
-        return env.num_agents * math.prod(env.observation_shape)
-
-    def seen(self, view: jax.Array, state: jax.Array | None) -> jax.Array:
-        """[1, n, S] what the judge sees."""
-        if self.critic_input == "views":
-            return view.reshape(1, view.shape[0], -1)
-        if state is None:
+        check_integer(self, "behaviour_draws", 1)
+        check_range(self, "behaviour_rate", 0.0, open_low=True)
+        check_range(self, "behaviour_updates", 0)
+        check_range(self, "temperature", 0.0)
+        check_range(self, "lambda_sign", -1.0, 1.0)
+        if not isinstance(self.behaviour, bool):
+            raise TypeError(f"behaviour={self.behaviour!r}: must be True or False (field of {self._kind})")
+        sizes = self.behaviour_sizes
+        if not isinstance(sizes, tuple) or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise TypeError(f"behaviour_sizes={sizes!r}: must be a tuple of positive integers (field of {self._kind})")
+        if not self.behaviour and isinstance(self.temperature, (int, float)) and self.temperature != 0:
             raise ValueError(
-                f"critic_input='state': this data set has no global states; use learner.critic_input=views (field of {self._kind})"
+                f"temperature={self.temperature}: weights by deviation need a model of the data; set behaviour=True "
+                f"(fields of {self._kind})"
             )
-        return state[None]
 
-    def paid(self, reward: jax.Array, discount: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[1, n] the team's reward, and the discount: 0 where the game ended, for the first agent or for all."""
-        if self.reward == "first":
-            return reward.T[:1], discount.T[:1]
-        return jnp.mean(reward, axis=1)[None], jnp.max(discount, axis=1)[None]
+    def vae(self, read_size: int, joint_size: int) -> ActionVAE:
+        """The model of joint actions of A D numbers, given S."""
+        return ActionVAE(read_size, joint_size, self.behaviour_sizes)
 
-    def policy_value(self, critic: Any, agents: tuple[int, ...], batch: Minibatch, new: jax.Array) -> jax.Array:
-        """See `OfflineTD3.policy_value`."""
-        if self.policy_update == "counterfactual":
-            return super().policy_value(critic, agents, batch, new)
-        value = self.values(critic, agents, batch.read, self.joint(new[:, 0]))
-        return jnp.broadcast_to(value, (len(agents), 1, value.shape[-1]))
+    def init_networks(self, key: jax.Array, env: Environment) -> dict[str, Any]:
+        """See `OfflineTD3.init_networks`; "behaviour", if it is learned, has leaves [1, ...]."""
+        networks = super().init_networks(key, env)
+        if self.behaviour:
+            model = self.vae(self.read_size(env), env.num_agents * action_size(env))
+            networks["behaviour"] = jax.vmap(model.init)(jax.random.fold_in(key, 1)[None])
+        return networks
+
+    # --- learning ---------------------------------------------------------------------------------
+
+    def deviation(self, networks: Any, agents: tuple[int, ...], batch: Minibatch, key: jax.Array) -> jax.Array:
+        """[n, A] kappa, how unlikely in the data what the policies do is."""
+        action = self.policy(networks["actor"], agents, batch.view)
+        read, joint = batch.read[0], self.joint(action)[0]
+        noise = jax.random.normal(key, (self.behaviour_draws, len(joint), 2 * joint.shape[-1]))
+        params = jax.tree.map(lambda leaf: leaf[0], networks["behaviour"])
+        model = self.vae(read.shape[-1], joint.shape[-1])
+        log_policy = -action.shape[-1] * math.log(NOISE * math.sqrt(2.0 * math.pi))
+        return log_policy - model.log_density(params, read, joint, noise, len(agents))
+
+    def soft_value(
+        self, critic: Any, networks: Any, agents: tuple[int, ...], batch: Minibatch, key: jax.Array
+    ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
+        """See `OfflineTD3.soft_value`: the mean of `soft_values` over the agents, weighted by `deviation`."""
+        if not self.behaviour:
+            return super().soft_value(critic, networks, agents, batch, key)
+        soft = self.soft_values(critic, networks, agents, batch, key)
+        kappa = jax.lax.stop_gradient(self.deviation(networks, agents, batch, jax.random.fold_in(key, len(GROUPS))))
+        weights = agent_weights(kappa, self.temperature, self.lambda_sign)
+        scalars = {"deviation": jnp.mean(kappa), "largest_weight": jnp.mean(jnp.max(weights, axis=-1))}
+        return jnp.einsum("jcan,na->jcn", soft, weights, precision="highest"), self.conservative_weight, scalars
+
+    def behaviour_loss(self, params: Any, batch: Minibatch, key: jax.Array) -> jax.Array:
+        """[] loss of the model with parameters [1, ...]; see `vae`."""
+        read, joint = batch.read[0], self.joint(batch.action)[0]
+        noise = jax.random.normal(key, (len(joint), 2 * joint.shape[-1]))
+        model = self.vae(read.shape[-1], joint.shape[-1])
+        return model.loss(jax.tree.map(lambda leaf: leaf[0], params), read, joint, noise)
+
+    def learn(
+        self, networks: Any, target: Any, opt_state: Any, batches: Minibatch, key: jax.Array, agents: tuple[int, ...]
+    ) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
+        """See `OfflineTD3.learn`; the model, if there is one, then takes a step on each batch."""
+        networks, target, opt_state, scalars = super().learn(networks, target, opt_state, batches, key, agents)
+        if not self.behaviour:
+            return networks, target, opt_state, scalars
+
+        def step(carry: Any, inputs: tuple[Minibatch, jax.Array]) -> tuple[Any, jax.Array]:
+            params, adam = carry
+            loss, gradient = jax.value_and_grad(self.behaviour_loss)(params, *inputs)
+            params, adam, _ = slots.adam_step(params, gradient, adam, self.behaviour_rate, jnp.inf)
+            return (params, adam), loss
+
+        keys = jax.random.split(jax.random.fold_in(key, 1), self.critic_updates)
+        start = (networks["behaviour"], opt_state["behaviour"])
+        (params, adam), losses = jax.lax.scan(step, start, (batches, keys))
+        networks, opt_state = {**networks, "behaviour": params}, {**opt_state, "behaviour": adam}
+        return networks, target, opt_state, {**scalars, "behaviour_loss": jnp.mean(losses)}
+
+    def update(self, state: OfflineTD3State, source: OfflineSource) -> tuple[OfflineTD3State, dict[str, jax.Array]]:
+        """One update; in the first `behaviour_updates` only of the model of the data."""
+        following, scalars = super().update(state, source)
+        if not self.behaviour:
+            return following, scalars
+        return started(state.updates >= self.behaviour_updates, state, following), scalars

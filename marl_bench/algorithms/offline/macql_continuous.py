@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from flax import struct
 
 from marl_bench.algorithms import slots
-from marl_bench.algorithms.offline.cfcql_continuous import CFCQLContinuous
+from marl_bench.algorithms.offline.central import CentralCQL
 from marl_bench.algorithms.offline.minibatch import Minibatch
 
 
 @struct.dataclass
-class MACQLContinuous(CFCQLContinuous):
-    """Twin critics that see everything, conservative about joint actions. Raises as `CFCQLContinuous`."""
+class MACQLContinuous(CentralCQL):
+    """Twin critics that see everything, conservative about joint actions. Raises as `CentralCQL`."""
 
     def soft_value(
         self, critic: Any, networks: Any, agents: tuple[int, ...], batch: Minibatch, key: jax.Array

@@ -11,7 +11,6 @@ from.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from marl_bench.algorithms.mixers import Mixture, MonotonicMixer, Sum
 from marl_bench.algorithms.networked import require_global_state
 from marl_bench.algorithms.offline import conservative
 from marl_bench.algorithms.offline.double_q import DoubleQLearner
-from marl_bench.algorithms.offline.recurrent import OfflineState, log_policy, returns, valid_mean, where
+from marl_bench.algorithms.offline.recurrent import OfflineState, log_policy, returns, started, valid_mean
 from marl_bench.algorithms.value_based import TEAM_REWARD_DOC, TEAM_REWARDS, picked, reward_is_common, team_paid
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.datasets.source import OfflineSource
@@ -178,10 +177,4 @@ class MixedQLearner(DoubleQLearner):
     def update(self, state: OfflineState, source: OfflineSource) -> tuple[OfflineState, dict[str, jax.Array]]:
         """One gradient step on `batch_size` episodes; in the first `behaviour_updates` only of the policy of the data."""
         following, metrics = super().update(state, source)
-        ready, names = state.updates >= self.behaviour_updates, tuple(state.target)
-        params, opt_state = (
-            {**new, **where(ready, {name: new[name] for name in names}, {name: old[name] for name in names})}
-            for new, old in ((following.params, state.params), (following.opt_state, state.opt_state))
-        )
-        target = where(ready, following.target, state.target)
-        return dataclasses.replace(following, params=params, opt_state=opt_state, target=target), metrics
+        return started(state.updates >= self.behaviour_updates, state, following), metrics

@@ -186,6 +186,17 @@ def where(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(lambda x, y: jnp.where(condition, x, y), one, other)
 
 
+def started(ready: jax.Array, state: Any, following: Any) -> Any:
+    """Training state `following`; unless `ready`, [] bool, the networks that have targets stay as in `state`."""
+    names = tuple(state.target)
+    params, opt_state = (
+        {**new, **where(ready, {name: new[name] for name in names}, {name: old[name] for name in names})}
+        for new, old in ((following.params, state.params), (following.opt_state, state.opt_state))
+    )
+    target = where(ready, following.target, state.target)
+    return dataclasses.replace(following, params=params, opt_state=opt_state, target=target)
+
+
 def returns(
     batch: Sequence,
     reward: jax.Array,
