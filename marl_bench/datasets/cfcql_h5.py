@@ -25,6 +25,7 @@ from marl_bench.datasets.formats import (
     new_folder,
     trajectories_of,
 )
+from marl_bench.datasets.manifest import check_plain, one_line
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.datasets.stored import StoredDataset
 from marl_bench.errors import RunError, UsageError
@@ -46,7 +47,7 @@ def read(source: Path | str) -> Parts:
     if not files or not files[0].exists():
         raise UsageError(f"{source}: no h5 file there")
     check_sums(source if source.is_dir() else source.parent)
-    return Parts([functools.partial(_read_part, file) for file in files])
+    return Parts(source, [functools.partial(_read_part, file) for file in files])
 
 
 def export(dataset: StoredDataset, out: Path | str) -> None:
@@ -151,18 +152,16 @@ def _check_shapes(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of the layout; links, references and foreign storage are refused before anything is read."""
     h5py = _h5py()
-    if path.is_symlink():
-        raise RunError(f"{path}: is a link; a data set holds plain files only")
     try:
+        present = check_plain(path)
         with h5py.File(path, "r") as file:
             found = {name: _plain_array(h5py, path, file, name) for name in _RANKS}
-            size, present = sum(array.nbytes for array in found.values()), path.stat().st_size
+            size = sum(array.nbytes for array in found.values())
             if size > max(SMALL, MOST_COMPRESSION * present):
                 raise RunError(f"{path}: {present} bytes cannot hold the {size} bytes that it claims; not a data set")
             return {name: array[...] for name, array in found.items()}
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise RunError(f"{path}: cannot be read ({text}); get the data set again from its source") from error
+        raise RunError(f"{path}: cannot be read ({one_line(error)}); get the data set again from its source") from error
 
 
 def _plain_array(h5py: Any, path: Path, file: Any, name: str) -> Any:

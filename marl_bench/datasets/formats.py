@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,8 @@ from typing import overload
 
 import numpy as np
 
-from marl_bench.datasets.manifest import File, check_file, file_of, read_bounded
-from marl_bench.datasets.schema import Trajectories
+from marl_bench.datasets.manifest import FILE_NAME, File, check_file, file_of, read_bounded
+from marl_bench.datasets.schema import ROW_FIELDS, Trajectories
 from marl_bench.errors import RunError, UsageError
 from marl_bench.runtime.files import TEMPORARY_PREFIX, as_run_error, write_atomic
 
@@ -24,14 +25,18 @@ MOST_COMPRESSION = 1100
 SMALL = 16 << 20
 """Bytes of which no factor is asked."""
 
-_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*)")
+_LINE = re.compile(rf"([0-9a-f]{{64}})  ({FILE_NAME})")
 
 
 class Parts(Sequence[Trajectories]):
-    """K data sets that are read when they are asked for, and not kept."""
+    """K data sets that are read when they are asked for, and not kept.
 
-    def __init__(self, readers: Sequence[Callable[[], Trajectories]]):
-        self._readers = readers
+    Reading raises RunError when one of them has arrays of other shapes or types than one before.
+    """
+
+    def __init__(self, source: Path, readers: Sequence[Callable[[], Trajectories]]):
+        self._source, self._readers = source, readers
+        self._kinds: dict[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -43,7 +48,22 @@ class Parts(Sequence[Trajectories]):
     def __getitem__(self, index: slice) -> Parts: ...
 
     def __getitem__(self, index: int | slice) -> Trajectories | Parts:
-        return Parts(self._readers[index]) if isinstance(index, slice) else self._readers[index]()
+        if isinstance(index, slice):
+            return Parts(self._source, self._readers[index])
+        found = self._readers[index]()
+        kinds = {
+            name: f"{array.dtype.name} {array.shape[1:]}"
+            for name in ROW_FIELDS
+            if (array := getattr(found, name)) is not None
+        }
+        self._kinds = self._kinds or kinds
+        for name in ROW_FIELDS:
+            one, other = kinds.get(name), self._kinds.get(name)
+            if one != other:
+                raise RunError(
+                    f"{self._source}: {name} is {one} in data set {index}, and {other} in one before; import them apart"
+                )
+        return found
 
 
 @contextmanager
@@ -73,7 +93,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def check_sums(folder: Path) -> None:
     """Compare files with `SHA256SUMS`, where a folder has it. Raises RunError naming the file and both digests."""
     path = folder / SUMS
-    if not path.exists():
+    if not os.path.lexists(path):
         return
     for line in read_bounded(path).decode("utf-8", "replace").splitlines():
         match = _LINE.fullmatch(line)

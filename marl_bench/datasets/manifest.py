@@ -32,7 +32,8 @@ _FORMAT = "marl-bench dataset 1"
 _MAX_MANIFEST = 64 << 20
 _MAX_ROOT = 1 << 20
 _MAX_COUNT = 10**12
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}){0,7}")
+FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]{0,199}){0,7}"
+"""Names of files that lie inside a data set."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -129,9 +130,7 @@ def decoded(path: Path, text: bytes) -> tuple[Manifest, Contents]:
       RunError: naming the first entry that is wrong.
     """
     try:
-        body = json.loads(text, parse_constant=_refuse_constant)
-        if not isinstance(body, dict):
-            raise ValueError("expected an object")
+        body = parsed(text)
         if body.get("format") != _FORMAT:
             raise ValueError(f"format: expected {_FORMAT!r}, found {str(body.get('format'))[:60]!r}")
         digest = _text(body.pop("sha256", None), "sha256")
@@ -139,17 +138,38 @@ def decoded(path: Path, text: bytes) -> tuple[Manifest, Contents]:
             raise ValueError(f"sha256 of the other entries: expected {digest[:64]}, found {digest_of(body)}")
         return _manifest(body), _contents(body)
     except (ValueError, RecursionError, OverflowError) as error:
-        raise RunError(f"{path}: {str(error)[:400]}; get the data set again from its source") from error
+        raise RunError(f"{path}: {one_line(error)}; get the data set again from its source") from error
+
+
+def parsed(text: bytes) -> dict[str, Any]:
+    """A JSON object, without names that occur twice. Raises ValueError or RecursionError."""
+    body = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+    if not isinstance(body, dict):
+        raise ValueError("expected an object")
+    return body
+
+
+def one_line(error: object) -> str:
+    """What an error says, or another text of unknown origin, fit for a message."""
+    return "".join(letter if letter.isprintable() else " " for letter in " ".join(str(error)[:2000].split()))[:400]
+
+
+def check_plain(path: Path) -> int:
+    """Bytes of a file. Raises RunError for links, devices and pipes; OSError."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise RunError(
+            f"{path}: expected a regular file, not a link, folder or device; replace it by what it stands for"
+        )
+    return found.st_size
 
 
 def read_bounded(path: Path, most: int = _MAX_MANIFEST) -> bytes:
     """A regular file of at most `most` bytes. Raises RunError, for links too."""
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            raise RunError(f"{path}: expected a regular file, not a link or a device; replace it by what it stands for")
-        if found.st_size > most:
-            raise RunError(f"{path}: {found.st_size} bytes, expected at most {most}; not a file of this format")
+        size = check_plain(path)
+        if size > most:
+            raise RunError(f"{path}: {size} bytes, expected at most {most}; not a file of this format")
         return path.read_bytes()
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror}); get the data set again from its source") from error
@@ -169,9 +189,7 @@ def check_file(folder: Path, name: str, expected: File) -> None:
         for above in (*list(path.parents)[: name.count("/")], path):
             if stat.S_ISLNK(above.lstat().st_mode):
                 raise RunError(f"{above}: is a link; a data set holds plain files only")
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise RunError(f"{path}: expected a plain file; {remedy}")
-        found = path.stat().st_size
+        found = check_plain(path)
         if found != expected.bytes:
             raise RunError(f"{path}: damaged: expected {expected.bytes} bytes, found {found}; {remedy}")
         digest = file_of(path).sha256
@@ -179,6 +197,13 @@ def check_file(folder: Path, name: str, expected: File) -> None:
         raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     if digest != expected.sha256:
         raise RunError(f"{path}: damaged: expected SHA-256 {expected.sha256}, found {digest}; {remedy}")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("names an entry twice")
+    return found
 
 
 def _refuse_constant(word: str) -> None:
@@ -205,7 +230,7 @@ def _manifest(body: Mapping[str, Any]) -> Manifest:
 def _contents(body: Mapping[str, Any]) -> Contents:
     files = {}
     for name, entry in _plain(body.get("files"), "files").items():
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(FILE_NAME, name):
             raise ValueError(f"files: {name[:100]!r} is not the name of a file inside the data set")
         entry = _plain(entry, f"files: {name}")
         digest = _text(entry.get("sha256"), f"files: {name}: sha256")

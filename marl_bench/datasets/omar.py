@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from marl_bench.datasets.formats import Parts, check_sums, flags, new_folder, successors, trajectories_of
+from marl_bench.datasets.manifest import check_plain, one_line
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.datasets.stored import StoredDataset
 from marl_bench.errors import RunError, UsageError
@@ -38,12 +39,14 @@ def read(source: Path | str) -> Parts:
     )
     folders = [path for _, path in numbered] or [source]
     for folder in folders:
+        if folder.is_symlink():
+            raise RunError(f"{folder}: is a link; a data set holds plain files only")
         if not (folder / "obs_0.npy").exists():
             raise UsageError(
                 f"{folder}: no obs_0.npy; expected a folder of seed_0_data, seed_1_data, ... or one of these"
             )
     check_sums(source)
-    return Parts([functools.partial(_read_part, folder) for folder in folders])
+    return Parts(source, [functools.partial(_read_part, folder) for folder in folders])
 
 
 def export(dataset: StoredDataset, out: Path | str) -> None:
@@ -132,14 +135,14 @@ def _load(path: Path) -> np.ndarray:
     """An npy file of plain numbers. Raises RunError; nothing in it is executed."""
     remedy = "get the data set again from its source"
     try:
-        if path.is_symlink():
-            raise RunError(f"{path}: is a link; a data set holds plain files only")
+        size = check_plain(path)
         # Maps the file: object arrays (pickles) are refused, and shapes larger than the file.
-        mapped = np.lib.format.open_memmap(path, mode="r")
+        with np.errstate(over="raise"):
+            mapped = np.lib.format.open_memmap(path, mode="r")
         if mapped.dtype.kind not in "fiub":
             raise RunError(f"{path}: holds {mapped.dtype}, expected numbers; {remedy}")
-        if mapped.offset + mapped.nbytes != path.stat().st_size:
-            raise RunError(f"{path}: {path.stat().st_size} bytes, expected {mapped.offset + mapped.nbytes}; {remedy}")
+        if mapped.offset + mapped.nbytes != size:
+            raise RunError(f"{path}: {size} bytes, expected {mapped.offset + mapped.nbytes}; {remedy}")
         return np.array(mapped)
-    except (OSError, ValueError, TypeError, OverflowError, MemoryError, SyntaxError, RecursionError) as error:
-        raise RunError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]}); {remedy}") from error
+    except (OSError, ValueError, TypeError, ArithmeticError, MemoryError, SyntaxError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read ({one_line(error)}); {remedy}") from error

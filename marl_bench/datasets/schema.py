@@ -175,5 +175,8 @@ def _check_last(data: Trajectories) -> None:
         array, rows = getattr(data, name), getattr(data, name.removeprefix("last_"))
         if (array is None) != (rows is None):
             raise ValueError(f"{name}: expected with {name.removeprefix('last_')}, and only then")
-        if array is not None and rows is not None and array.shape != (data.num_episodes, *rows.shape[1:]):
-            raise ValueError(f"{name}: expected shape {(data.num_episodes, *rows.shape[1:])}, found {array.shape}")
+        if array is None or rows is None:
+            continue
+        shape = (data.num_episodes, *rows.shape[1:])
+        if array.shape != shape or array.dtype != rows.dtype:
+            raise ValueError(f"{name}: expected {rows.dtype} {shape}, found {array.dtype} {array.shape}")

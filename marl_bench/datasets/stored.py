@@ -30,6 +30,7 @@ from marl_bench.datasets.manifest import (
     Part,
     check_file,
     decoded,
+    one_line,
     read_bounded,
 )
 from marl_bench.datasets.schema import LAST_FIELDS, Trajectories
@@ -111,7 +112,12 @@ class StoredDataset:
         """[E, N] float64, undiscounted returns of a part's episodes."""
         if self._contents is None:
             return self.read(part).returns
-        return np.concatenate([chunk_tensor(self.path, chunk, "returns") for chunk in self._chunks(part)])
+        found = np.concatenate([chunk_tensor(self.path, chunk, "returns") for chunk in self._chunks(part)])
+        if found.shape[1:] != self._vault.leaves["rewards"].shape[2:] or not np.isfinite(found).all():
+            raise RunError(
+                f"{self.path}: part {part}: returns are not one number for each agent; the data set is damaged"
+            )
+        return found
 
     def verify(self) -> None:
         """Compare every file with its digest, and read everything once. Raises RunError naming the first damaged file."""
@@ -126,7 +132,11 @@ class StoredDataset:
             check_files(self.path, self._contents)
         for part in range(self.num_parts):
             for first, stop in blocks(self.lengths(part), self._vault.row_bytes):
-                self.read(part, first, stop - first)
+                found = self.read(part, first, stop - first)
+                if self._contents and not np.allclose(found.returns, self.returns(part)[first:stop]):
+                    raise RunError(
+                        f"{self.path}: part {part}: returns are not the sums of rewards; the data set is damaged"
+                    )
 
     def repair(self) -> None:
         """Write the vault's root again, after a write was cut short or it was damaged; the data stay."""
@@ -237,6 +247,10 @@ def _chunk_tensors(path: Path, chunk: Chunk, names: Sequence[str]) -> dict[str, 
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(safe_open(path / chunk.file, framework="numpy"))
             present = set(file.keys())
-            return {name: file.get_tensor(name) for name in names if name in present}
+            found = {name: file.get_tensor(name) for name in names if name in present}
+            for name, tensor in found.items():
+                if tensor.shape[:1] != (chunk.episodes,):
+                    raise ValueError(f"{name}: shape {tensor.shape}, expected {chunk.episodes} episodes")
+            return found
     except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{path / chunk.file}: damaged ({str(error)[:200]}); get the data set again") from error
+        raise RunError(f"{path / chunk.file}: damaged ({one_line(error)}); get the data set again") from error

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from marl_bench.datasets.formats import MOST_COMPRESSION, SMALL
-from marl_bench.datasets.manifest import ROOT, read_bounded
+from marl_bench.datasets.manifest import ROOT, one_line, parsed, read_bounded
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.errors import RunError
 from marl_bench.runtime.files import write_atomic
@@ -42,6 +42,7 @@ _VERSION = 1.2
 _LONGEST = 10**13
 _OPTIONAL = {"state", "legals"}
 _SHAPE = re.compile(r"\((?:\d{1,15}, ?)+(?:\d{1,15})?\)")
+_TYPE = re.compile(r"[a-z0-9_]{1,20}")
 _CHUNK_BYTES = 1 << 20
 _MAX_CHUNK = 1 << 30
 _MAX_LEAVES = 100
@@ -245,16 +246,19 @@ def _structure(path: Path) -> dict[tuple[str, ...], tuple[tuple[int, ...], str]]
     """Shape and type of every leaf that `metadata.json` names."""
     file = path / METADATA
     try:
-        body = json.loads(read_bounded(file, 1 << 20))
-        version = body["version"] if isinstance(body, dict) else None
+        body = parsed(read_bounded(file, 1 << 20))
+        version = body.get("version")
         if not isinstance(version, (int, float)) or not 1 <= version < 2:
             raise ValueError(f"version: expected 1, found {str(version)[:40]}")
         shapes, dtypes = _flat(body.get("structure_shape"), ()), _flat(body.get("structure_dtype"), ())
         if shapes.keys() != dtypes.keys() or len(shapes) > _MAX_LEAVES:
             raise ValueError(f"expected shapes and types of the same leaves, at most {_MAX_LEAVES}")
+        for place, text in dtypes.items():
+            if not _TYPE.fullmatch(text):
+                raise ValueError(f"{'.'.join(place)}: {text[:60]!r} is not a type")
         return {place: (_shape(place, text), dtypes[place]) for place, text in shapes.items()}
-    except (ValueError, RecursionError, KeyError) as error:
-        raise RunError(f"{file}: {str(error)[:300]}; not a vault, or a damaged one") from error
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{file}: {one_line(error)}; not a vault, or a damaged one") from error
 
 
 def _flat(tree: Any, place: tuple[str, ...]) -> dict[tuple[str, ...], str]:

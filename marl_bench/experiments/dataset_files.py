@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from marl_bench.algorithms.networked import is_discrete
 from marl_bench.datasets import cfcql_h5, omar
-from marl_bench.datasets.formats import Parts, new_folder
+from marl_bench.datasets.formats import Parts, check_sums, new_folder
 from marl_bench.datasets.manifest import ROOT, Manifest
 from marl_bench.datasets.schema import Trajectories
 from marl_bench.datasets.stored import StoredDataset, blocks, open_dataset
@@ -74,8 +75,9 @@ def imported(
 
 def _parts(layout: str, source: Path) -> Sequence[Trajectories]:
     if layout == "vault":
+        check_sums(source)
         foreign = open_dataset(source)
-        return Parts([lambda part=part: foreign.read(part) for part in range(foreign.num_parts)])
+        return Parts(source, [functools.partial(foreign.read, part) for part in range(foreign.num_parts)])
     _check_layout(layout)
     return (omar if layout == "omar" else cfcql_h5).read(source)
 
