@@ -149,7 +149,7 @@ def _ablation(scale: str) -> list[Training]:
     fields: dict[str, tuple[Any, ...]] = {
         **{name: (value,) for name, value in _LINE[scale].items()},
         "conservative_weight": (30.0,),
-        "temperature": (0.0, 1.0, 5.0, 100.0),
+        "temperature": (0.0, 1.0, 100.0),
         "lambda_sign": (1.0, -1.0),
     }
     updates = UPDATES["line"][scale]
