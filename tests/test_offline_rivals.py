@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from offline_oracle import (
@@ -13,6 +16,7 @@ from offline_oracle import (
     WORLD,
     agents_outputs,
     dense,
+    log_softmax,
     mixed,
     prepared,
     recorded,
@@ -24,13 +28,21 @@ from marl_bench.algorithms.equations import clip_by_global_norm
 from marl_bench.algorithms.offline import recurrent
 from marl_bench.algorithms.offline.cql import CQL
 from marl_bench.algorithms.offline.stepped import SteppedCriticLearner
+from marl_bench.environment import Observation
 
 JUDGED = {**SMALL, "critic_sizes": (7, 4)}
 RIVALS = {
     "cql": {**SMALL, "conservative_weight": 0.7},
     "icq": {**JUDGED, "mixing_size": 4, "team_reward": "mean", "policy_temperature": 0.8, "value_temperature": 2.0},
     "omar_discrete": {**JUDGED, "conservative_weight": 0.7, "search_weight": 0.4},
+    "madtkd": {"embedding_size": 4, "batch_size": 5, "relation_weight": 0.7, "teacher_relation": 0.3},
 }
+
+
+@functools.cache
+def ready(name):
+    """A learner, its networks, target networks, and a batch."""
+    return prepared(name, RIVALS[name], common=False)
 
 
 def total(learner, target, batch):
@@ -53,7 +65,7 @@ def total(learner, target, batch):
 @pytest.fixture(scope="module", params=list(RIVALS))
 def learned(request):
     """A learner, its networks, target networks and batch, its loss and the gradient."""
-    learner, networks, target, batch = prepared(request.param, RIVALS[request.param], common=False)
+    learner, networks, target, batch = ready(request.param)
     loss = jax.jit(jax.value_and_grad(total(learner, target, batch), has_aux=True))
     return request.param, learner, networks, target, batch, *loss(networks)
 
@@ -172,7 +184,61 @@ def omar_discrete(learner, networks, target, batch):
     return np.sum(losses) / len(list(steps_of(batch)))
 
 
-ORACLES = {"cql": cql, "icq": icq, "omar_discrete": omar_discrete}
+def normed(layer, x):
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * layer["scale"] + layer["shift"]
+
+
+def gelu_mlp(layers, x):
+    x = x @ layers[0]["w"] + layers[0]["b"]
+    chance = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    return (x * chance) @ layers[1]["w"] + layers[1]["b"]
+
+
+def transformer(params, tokens):
+    """Logits and mapped features [L, ...] of tokens [L, D], each of which reads itself and those before it."""
+    block, found = params["block"], []
+    x = tokens + block.get("place", 0)
+    inner = normed(block["norm_attention"], x)
+    layer = lambda name, x: x @ block[name]["w"] + block[name]["b"]  # noqa: E731
+    for place in range(len(x)):
+        scores = np.zeros(1)
+        if len(x) > 1:
+            scores = layer("key", inner[: place + 1]) @ layer("query", inner[place]) / np.sqrt(x.shape[1])
+        found.append(np.exp(log_softmax(scores)) @ layer("value", inner[: place + 1]))
+    x = x + layer("joined", np.stack(found))
+    x = x + gelu_mlp(block["perceptron"], normed(block["norm_perceptron"], x))
+    features = normed(block["norm_output"], x)
+    return layer("output", features), gelu_mlp(params["map"], features)
+
+
+def madtkd(learner, networks, target, batch):
+    losses, agents = [], batch.reward.shape[2]
+    for time, row, agent in steps_of(batch):
+        if agent:
+            continue
+        views = np.concatenate([batch.view[time, row].reshape(agents, -1), np.eye(agents)], axis=1)
+        own, seen = (dense([n["output"]], views) for n in (networks["actor"]["token"], networks["teacher_token"]))
+        student = [
+            np.concatenate(parts) for parts in zip(*(transformer(networks["actor"], x[None]) for x in own), strict=True)
+        ]
+        teacher = transformer(networks["teacher"], seen)
+        mask, action = batch.mask[time, row], batch.action[time, row]
+        relation = 0
+        for i in range(agents):
+            p, q = (np.full(len(mask[i]), -np.inf) for _ in range(2))
+            q[mask[i]], p[mask[i]] = (log_softmax(of[0][i][mask[i]]) for of in (student, teacher))
+            divergence = np.sum(np.exp(p[mask[i]]) * (p[mask[i]] - q[mask[i]]))
+            losses.append(-q[action[i]] - p[action[i]] + learner.divergence_weight * divergence)
+            for j in set(range(agents)) - {i}:
+                cosine = lambda f: f[i] @ f[j] / np.linalg.norm(f[i]) / np.linalg.norm(f[j])  # noqa: B023, E731
+                error = abs(cosine(teacher[1]) - cosine(student[1]))
+                relation += 0.5 * error**2 if error < 1 else error - 0.5
+        losses[-1] += agents * (learner.relation_weight + learner.teacher_relation) * relation
+    return np.mean(losses)
+
+
+ORACLES = {"cql": cql, "icq": icq, "omar_discrete": omar_discrete, "madtkd": madtkd}
 
 
 def test_loss_is_that_of_numpy(learned):
@@ -189,10 +255,35 @@ def test_every_parameter_gets_a_gradient(learned):
         assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0, jax.tree_util.keystr(path)
 
 
+def test_madtkd_acts_on_what_it_learned_from():
+    learner, networks, _, batch = ready("madtkd")
+    logits = learner.unrolled(networks["actor"], WORLD, batch)
+    for time in range(3):
+        observation = Observation(batch.view[time, 0], batch.mask[time, 0], jnp.int32(time))
+        memory = learner.initial_memory(WORLD.num_agents)
+        found, _ = learner.step(networks["actor"], jnp.asarray(learner.slots(WORLD)), memory, observation)
+        np.testing.assert_allclose(found, logits[time, 0], atol=1e-5)
+
+
+def test_matrices_decay_apart_from_the_gradient():
+    stay, networks, _, _ = ready("madtkd")
+    source = source_of(WORLD, recorded(WORLD))
+    decay, rate = dataclasses.replace(stay, weight_decay=0.2), stay.learning_rate * 0.2
+    stay = dataclasses.replace(stay, weight_decay=0.0)
+    state = stay.first_state(networks, {}, jax.random.key(0), WORLD)
+    update = jax.jit(lambda learner: learner.update(state, source)[0].params)
+    stayed, decayed = ({name: found[name] for name in networks} for found in (update(stay), update(decay)))
+
+    def check(path, start, one, other):
+        shrunk = rate * start if path[-1] == jax.tree_util.DictKey("w") else 0.0
+        np.testing.assert_allclose(other, one - shrunk, atol=1e-7)
+
+    jax.tree_util.tree_map_with_path(check, networks, stayed, decayed)
+
+
 def test_critics_step_once_for_each_time_the_last_first():
-    learner, networks, target, batch = prepared("icq", RIVALS["icq"], common=False)
-    state = learner.init(jax.random.key(1), source_of(WORLD, recorded(WORLD)))
-    state = dataclasses.replace(state, target=target)
+    learner, networks, target, batch = ready("icq")
+    state = learner.first_state(networks, target, jax.random.key(0), WORLD)
     names = ("critic", "mixer")
     found, _, seen, _ = jax.jit(lambda n, b: learner.critics_after(state, n, WORLD, b))(networks, batch)
     read = learner.read(WORLD, batch)
