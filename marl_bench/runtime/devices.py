@@ -19,7 +19,7 @@ _EXTRAS = {
     "cuda13": "jax_cuda13_plugin",
     "tpu": "libtpu",
     "slurm": "submitit",
-    "vault": "flashbax",
+    "h5": "h5py",
     "wandb": "wandb",
 }
 _DEVICE_FLAG = "xla_force_host_platform_device_count"
