@@ -229,16 +229,16 @@ def collect_tiers(
     for tier in tiers:
         if tier not in TIERS:
             raise UsageError(f"--tier {tier}: must be one of {', '.join(TIERS)}{nearest(tier, TIERS)}")
-    out.mkdir(parents=True, exist_ok=True)
+    recipe = None if set(tiers) == {"random"} else recipe_of(environment)
     uniform = Collector(environment, *scripted(random_policy(environment)))
     random_return = float(uniform.play((), 0, 0, 1_000).returns.mean())
     manifest = Manifest(
         world=world, fields=plain_fields(environment), licence="Apache-2.0", seed=0, random_return=random_return
     )
-    if set(tiers) == {"random"}:
+    out.mkdir(parents=True, exist_ok=True)
+    if recipe is None:
         plan = [[Segment(None, episodes)]] * seeds
         return [_collect(out / "random", manifest, "random", plan, uniform, None, None)]
-    recipe = recipe_of(environment)
     policies = train(environment, recipe, seeds, out / "policies.safetensors")
     played = Collector(environment, *learned(policies.learner, environment.num_agents, greedy=False))
     expert = float(policies.scores.max(axis=0).mean())
