@@ -16,6 +16,7 @@ from marl_bench.algorithms import in_turn, slots
 from marl_bench.algorithms.offline import batch_norm
 from marl_bench.algorithms.offline.cfcql_continuous import CFCQLContinuous
 from marl_bench.algorithms.offline.cql_continuous import CQLContinuous
+from marl_bench.algorithms.offline.recurrent import OfflineState, started
 from marl_bench.algorithms.offline.td3_bc import TD3BC
 
 EVERYONE, GROUPS = (0, 1, 2), (0, 0, 1)
@@ -169,3 +170,15 @@ def test_cells_in_turn_are_cells_at_once(monkeypatch, devices):
     assert any("scan" in name for name in loops) == (devices == 1)
     alone = in_turn.in_turn(function)({"a": tree["a"][0], "b": tree["b"]}, x[0])
     np.testing.assert_array_equal(alone["sum"], wanted["sum"][0])
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_networks_with_targets_wait_for_the_model_of_the_data(ready):
+    def state(number):
+        learned = {"actor": number, "behaviour": number}
+        return OfflineState({**learned, "view": number}, None, number, number, {"actor": number}, learned)
+
+    found = started(jnp.bool_(ready), state(0), state(1))
+    assert found.params == {"actor": int(ready), "behaviour": 1, "view": 1}
+    assert found.opt_state == {"actor": int(ready), "behaviour": 1} and found.target == {"actor": int(ready)}
+    assert found.updates == found.env_steps == 1
