@@ -23,11 +23,13 @@ from offline_oracle import (
     source_of,
 )
 
+import marl_bench
 from marl_bench.algorithms import slots
 from marl_bench.algorithms.equations import clip_by_global_norm
 from marl_bench.algorithms.offline import recurrent
 from marl_bench.algorithms.offline.cql import CQL
 from marl_bench.algorithms.offline.stepped import SteppedCriticLearner
+from marl_bench.datasets.source import OfflineSource, Statistics
 from marl_bench.environment import Observation
 
 JUDGED = {**SMALL, "critic_sizes": (7, 4)}
@@ -300,6 +302,27 @@ def test_critics_step_once_for_each_time_the_last_first():
             critics[name], adam[name], _ = slots.adam_step(critics[name], slope[name], adam[name], rate, np.inf)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(critics), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+COUNTERPARTS = {"cql": "cql_continuous", "icq": "iql_offline", "omar_discrete": "omar", "madtkd": "bc"}
+
+
+@pytest.mark.parametrize(("name", "other"), COUNTERPARTS.items())
+def test_the_wrong_kind_of_actions_is_refused_and_the_counterpart_named(name, other):
+    vectors = marl_bench.make("continuous_dilemma", players=2)
+    source = OfflineSource(vectors, jnp.int32(0), Statistics(None, None, 0.0, None))
+    with pytest.raises(ValueError, match=rf"{name} needs discrete actions, .* use learner={other}$"):
+        marl_bench.make_learner(name).validate(source)
+    if other.startswith(("cql", "omar")):
+        assert marl_bench.make_learner(other).counterpart == name
+
+
+def test_a_data_set_without_states_is_refused():
+    source = OfflineSource(WORLD, jnp.int32(0), Statistics(None, None, None, None))
+    for name, other in {"icq": "awac", "omar_discrete": "omar_discrete"}.items():
+        with pytest.raises(ValueError, match=rf"use learner={other} learner\.critic_input=views"):
+            marl_bench.make_learner(name).validate(source)
+    marl_bench.make_learner("cql").validate(source)
 
 
 # --- TD(lambda) -------------------------------------------------------------------------------------------------

@@ -52,8 +52,8 @@ class CQLContinuous(OfflineTD3):
 
     @property
     def counterpart(self) -> str:
-        """The learner for numbered actions."""
-        return "cfcql"
+        """The learner of the same name for numbered actions."""
+        return self.name.removesuffix("_continuous")
 
     @property
     def needs_next_action(self) -> bool:

@@ -43,7 +43,7 @@ class OMAR(CQLContinuous):
     @property
     def counterpart(self) -> str:
         """The learner for numbered actions."""
-        return "cfcql"
+        return "omar_discrete"
 
     def policy_terms(
         self, action: jax.Array, value: Any, batch: Minibatch, key: jax.Array
