@@ -213,6 +213,15 @@ def test_wrong_requests_are_one_line(tmp_path, capsys, words, message):
     assert error.count("\n") == 1 and not out.exists()
 
 
+@pytest.mark.parametrize("how", ["--tier random", "--policy stay"])
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, capsys, how):
+    out = tmp_path / "out"
+    out.write_text("a file")
+    assert cli.main(["dataset", "collect", "env=consensus", *how.split(), "--out", str(out)]) in (1, 2)
+    error = capsys.readouterr().err
+    assert str(out) in error and error.count("\n") == 1 and "internal" not in error
+
+
 # --- tiers ---------------------------------------------------------------------------------------------------------
 
 

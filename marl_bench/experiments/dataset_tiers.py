@@ -38,7 +38,7 @@ from marl_bench.errors import UsageError
 from marl_bench.experiments.cells import CellSpec
 from marl_bench.experiments.dataset_files import plain_fields
 from marl_bench.naming import nearest
-from marl_bench.runtime.files import check_safetensors, write_atomic
+from marl_bench.runtime.files import as_run_error, check_safetensors, write_atomic
 from marl_bench.runtime.packs import make_packs, memory_for_packs
 from marl_bench.runtime.runner import PackRunner
 from marl_bench.scripted import random_policy, scripted_policy
@@ -230,12 +230,15 @@ def collect_tiers(
         if tier not in TIERS:
             raise UsageError(f"--tier {tier}: must be one of {', '.join(TIERS)}{nearest(tier, TIERS)}")
     recipe = None if set(tiers) == {"random"} else recipe_of(environment)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise as_run_error(out, error) from error
     uniform = Collector(environment, *scripted(random_policy(environment)))
     random_return = float(uniform.play((), 0, 0, 1_000).returns.mean())
     manifest = Manifest(
         world=world, fields=plain_fields(environment), licence="Apache-2.0", seed=0, random_return=random_return
     )
-    out.mkdir(parents=True, exist_ok=True)
     if recipe is None:
         plan = [[Segment(None, episodes)]] * seeds
         return [_collect(out / "random", manifest, "random", plan, uniform, None, None)]

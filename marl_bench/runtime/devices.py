@@ -20,6 +20,7 @@ _EXTRAS = {
     "tpu": "libtpu",
     "slurm": "submitit",
     "h5": "h5py",
+    "vault": "flashbax",
     "wandb": "wandb",
 }
 _DEVICE_FLAG = "xla_force_host_platform_device_count"
