@@ -19,7 +19,7 @@ MIXTURE, SLOTS = "mixture", "slots"
 
 SIZES = {"smoke": (2, 3), "reduced": (2, 4, 8, 16, 24), "paper": (2, 3, 5, 6, 8, 10, 12, 15, 20, 24)}
 DATA = {"smoke": (MIXTURE,), "reduced": (MIXTURE,), "paper": (MIXTURE, SLOTS)}
-FIXED_SIZES = {"smoke": (), "reduced": (4, 8), "paper": SIZES["paper"]}
+FIXED_SIZES = {"smoke": (), "reduced": (4,), "paper": SIZES["paper"]}
 """Where macql is also run with the data's action among the drawn ones and with illegal ones left out (R3)."""
 
 ABLATED = 4
