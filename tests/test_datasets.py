@@ -6,6 +6,7 @@ import errno
 import json
 import resource
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -324,6 +325,14 @@ def test_h5_round_trip(tmp_path):
         }
         assert file["filled"][..., 0].sum(axis=1).tolist() == [4, 5, 3]
         assert file["terminated"][..., 0].sum(axis=1).tolist() == [0, 1, 0]
+
+
+def test_without_h5py_the_extra_is_named(tmp_path, monkeypatch):
+    stored = write_dataset(tmp_path / "set", [episodes(3, team=True)], Manifest())
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    for work in (lambda: exported("h5", stored, tmp_path / "out"), lambda: imported("h5", tmp_path, tmp_path / "new")):
+        with pytest.raises(UsageError, match=r"pip install 'marl-bench\[h5\]'"):
+            work()
 
 
 def test_vault_round_trip(tmp_path):

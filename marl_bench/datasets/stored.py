@@ -131,9 +131,10 @@ class StoredDataset:
                 )
             check_files(self.path, self._contents)
         for part in range(self.num_parts):
+            returns = self.returns(part) if self._contents else None
             for first, stop in blocks(self.lengths(part), self._vault.row_bytes):
                 found = self.read(part, first, stop - first)
-                if self._contents and not np.allclose(found.returns, self.returns(part)[first:stop]):
+                if returns is not None and not np.allclose(found.returns, returns[first:stop]):
                     raise RunError(
                         f"{self.path}: part {part}: returns are not the sums of rewards; the data set is damaged"
                     )
