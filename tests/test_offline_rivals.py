@@ -319,8 +319,13 @@ def test_the_wrong_kind_of_actions_is_refused_and_the_counterpart_named(name, ot
 
 def test_a_data_set_without_states_is_refused():
     source = OfflineSource(WORLD, jnp.int32(0), Statistics(None, None, None, None))
-    for name, other in {"icq": "awac", "omar_discrete": "omar_discrete"}.items():
-        with pytest.raises(ValueError, match=rf"use learner={other} learner\.critic_input=views"):
+    instead = {
+        "icq": "awac learner.critic_input=views",
+        "omar_discrete": "omar_discrete learner.critic_input=views",
+        "cfcql": "cfcql learner.mixer=sum",
+    }
+    for name, other in instead.items():
+        with pytest.raises(ValueError, match=f"this data set has none; use learner={other}$"):
             marl_bench.make_learner(name).validate(source)
     marl_bench.make_learner("cql").validate(source)
 

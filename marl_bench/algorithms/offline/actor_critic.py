@@ -18,7 +18,6 @@ from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.offline.policies import PolicyLearner
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.environment import Environment, check_choice, field
-from marl_bench.learner import world_of
 
 INPUTS = ("state", "views")
 TWINS = 2
@@ -54,11 +53,7 @@ class ActorCriticLearner(PolicyLearner):
         """Also check that the critics find their input."""
         super().validate(environment)
         if self.reads_state:
-            require_global_state(world_of(environment), self.name, self.without_state)
-            if environment.statistics.state_mean is None:
-                raise ValueError(
-                    f"{self.name} needs a global state, this data set has none; use learner={self.without_state}"
-                )
+            self.require_states(environment, self.without_state)
 
     def critic(self, env: Environment, outputs: int, action: bool = False) -> Network:
         """What reads an agent's view, number and, perhaps, the global state and an action (D numbers)."""

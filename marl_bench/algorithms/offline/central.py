@@ -16,7 +16,6 @@ from marl_bench.algorithms.networked import require_global_state
 from marl_bench.algorithms.offline.cql_continuous import CQLContinuous
 from marl_bench.algorithms.offline.minibatch import Minibatch
 from marl_bench.environment import Environment, check_choice, field
-from marl_bench.learner import world_of
 
 INPUTS = ("views", "state")
 REWARDS = ("first", "mean")
@@ -54,8 +53,7 @@ class CentralCQL(CQLContinuous):
         """Also check that the critic finds its input."""
         super().validate(environment)
         if self.critic_input == "state":
-            name = self.name
-            require_global_state(world_of(environment), name, f"{name} learner.critic_input=views")
+            self.require_states(environment, f"{self.name} learner.critic_input=views")
 
     def read_size(self, env: Environment) -> int:
         """S, numbers that the judge sees."""

@@ -26,7 +26,6 @@ from marl_bench.algorithms.value_based import TEAM_REWARD_DOC, TEAM_REWARDS, pic
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.datasets.source import OfflineSource
 from marl_bench.environment import Environment, check_choice, check_integer, check_range, field
-from marl_bench.learner import world_of
 
 MIXERS = ("qmix", "sum")
 
@@ -68,8 +67,7 @@ class MixedQLearner(DoubleQLearner):
         """Also check that a mixer that reads the global state finds one."""
         super().validate(environment)
         if self.mixer == "qmix":
-            name = self._kind.lower()
-            require_global_state(world_of(environment), name, f"{name} learner.mixer=sum")
+            self.require_states(environment, f"{self.name} learner.mixer=sum")
 
     # --- networks ---------------------------------------------------------------------------------
 

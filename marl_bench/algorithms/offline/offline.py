@@ -11,7 +11,7 @@ from typing import Any
 
 from flax import struct
 
-from marl_bench.algorithms.networked import NetworkLearner, is_discrete
+from marl_bench.algorithms.networked import NetworkLearner, is_discrete, require_global_state
 from marl_bench.environment import check_integer, field
 from marl_bench.learner import Source
 
@@ -88,3 +88,9 @@ class OfflineLearner(NetworkLearner):
                 f"{name} needs {self.actions} actions, {type(world.unwrapped).__name__} has {kind} ones in this data set; "
                 f"use learner={self.counterpart}"
             )
+
+    def require_states(self, source: Any, instead: str) -> None:
+        """Check that the world and the data set have global states. Raises ValueError naming `instead`, as one would type it."""
+        require_global_state(source.environment, self.name, instead)
+        if source.statistics.state_mean is None:
+            raise ValueError(f"{self.name} needs a global state, this data set has none; use learner={instead}")
