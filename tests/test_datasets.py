@@ -251,6 +251,22 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["a b", "p%41x", "q#r", "s?t", "ü"])
+def test_any_name_of_a_folder_is_that_folder(tmp_path, name):
+    write_dataset(tmp_path / name, PARTS[:1], Manifest())
+    open_dataset(tmp_path / name).verify()
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
+
+
+def test_resuming_leaves_a_vault_of_somebody_else_alone(tmp_path):
+    path = tmp_path / "set"
+    write_dataset(path, PARTS[:1], Manifest())
+    shutil.rmtree(path / "marl_bench")
+    with pytest.raises(UsageError, match="exists already"):
+        DatasetWriter(path, Manifest(), 1, resume=True)
+    assert open_dataset(path).read(0).num_steps == PARTS[0].num_steps
+
+
 def test_appending_refuses_what_does_not_belong(tmp_path):
     path = tmp_path / "set"
     with DatasetWriter(path, MANIFEST_OF_PARTS, 1) as writing:

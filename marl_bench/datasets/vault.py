@@ -14,6 +14,7 @@ import json
 import math
 import re
 import stat
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def open_vault(path: Path, root: bytes | None = None) -> Vault:
     structure = _structure(path)
     ts = _tensorstore()
     context = ts.Context()
-    base: Any = f"file://{path.absolute()}/"
+    base: Any = _url(path)
     with _explained(path):
         if root is not None:
             ts.KvStore.open("memory://", context=context).result().write("root", root).result()
@@ -161,7 +162,7 @@ def append(path: Path, new: Trajectories, part: int, start: int, index: int, num
       RunError: disk full, or the vault has other fields.
     """
     ts = _tensorstore()
-    base = f"file://{path.absolute()}/"
+    base = _url(path)
     places = {place for name, place in LEAVES.items() if getattr(new, name) is not None}
     if places != _structure(path).keys():
         raise RunError(f"{path}: has other fields than what is to be appended; choose another folder")
@@ -200,6 +201,11 @@ def _open_leaf(
     }
     shape = (parts, _LONGEST, *array.shape[1:])
     return opened(spec, shape=shape, dtype=array.dtype, create=True).result()
+
+
+def _url(path: Path) -> str:
+    """A folder as TensorStore names it; unquoted, a name with `%41` would be read and written as another one."""
+    return f"file://{urllib.parse.quote(str(path.absolute()))}/"
 
 
 def _spec(base: Any, place: tuple[str, ...] | None) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class DatasetWriter:
         self.path, self.manifest, self._num_parts = Path(path), manifest, num_parts
         self._contents = Contents(tuple(Part() for _ in range(num_parts)), (), {}, b"")
         self._returns: list[list[np.ndarray]] = [[] for _ in range(num_parts)]
-        if not resume:
+        if not resume or not os.path.lexists(self.path / FOLDER):
             _refuse_existing(self.path)
         try:
             (self.path / FOLDER).mkdir(parents=True, exist_ok=True)
