@@ -24,8 +24,8 @@ from flax import struct
 
 from marl_bench.algorithms import ring, rollout, slots
 from marl_bench.algorithms.equations import AdamState, linear_schedule
-from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.networked import action_size, is_discrete, require_global_state
+from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner
 from marl_bench.algorithms.ring import Transitions
 from marl_bench.algorithms.rollout import World

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.networked import require_global_state
+from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.ppo import PPO
 from marl_bench.environment import Environment, field
 

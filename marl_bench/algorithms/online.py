@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import jax
 from flax import struct
 
 from marl_bench.algorithms import rollout

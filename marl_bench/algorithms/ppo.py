@@ -23,8 +23,8 @@ from marl_bench import sharding
 from marl_bench.algorithms import rollout, slots, value_units
 from marl_bench.algorithms.distributions import Categorical, Normal
 from marl_bench.algorithms.equations import AdamState, gae, global_norm
-from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.networked import action_size, is_discrete
+from marl_bench.algorithms.networks import Network
 from marl_bench.algorithms.online import OnlineLearner
 from marl_bench.algorithms.rollout import Steps, World
 from marl_bench.algorithms.shuffle import in_minibatches
