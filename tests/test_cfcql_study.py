@@ -129,6 +129,18 @@ def test_particle_claims_follow_the_evidence(particles):
         assert verdicts[f"control {world}"].outcome == "holds"
 
 
+def test_the_control_is_judged_by_scores_also_where_the_data_return_less_than_nothing(particles):
+    verdicts = {one.claim: one for one in claims.particle_claims(particles.assign(behaviour=-1.0))}
+    assert verdicts["control omar_tag"].estimate == pytest.approx(80.0)
+
+
+def test_a_scale_without_an_expert_is_reported_without_scores(particles):
+    alone = particles[particles["data"] == "random"].assign(normalised=np.nan, data_normalised=np.nan)
+    assert [one.outcome for one in claims.particle_claims(alone)] == ["undecided"]
+    for table in (*report.particle_tables(alone).values(), report.weights_table(alone, ["data"], "normalised", "x")):
+        assert table.rows and table.to_markdown()
+
+
 def test_tables_have_all_places_and_never_mix_raw_and_normalised(line, particles, tmp_path):
     tables = report.particle_tables(particles)
     assert len(tables["particles"].rows) == len(grid.WORLDS) * len(grid.TIERS) * 5

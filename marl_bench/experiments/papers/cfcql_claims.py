@@ -183,13 +183,15 @@ def _divergence_claims(scores: pd.DataFrame) -> list[Verdict]:
 def _control(name: str, rows: pd.DataFrame, by: Sequence[str], unit: str) -> Verdict:
     """The negative control: without conservatism the data must not be enough."""
     own = rows[rows["learner"].str.startswith("cfcql")]
-    scale = "behaviour" if "behaviour" in own else None
-    best, control = tuned(own, by), own[own["weight"] == 0]
+    control = own[own["weight"] == 0]
     if control.empty:
         return unmeasured(
             name, "without the conservative term the same learner returns less", note="not part of this scale"
         )
-    values = [part["value"] / part[scale] if scale else part["normalised"] for part in (best, control)]
+    best = tuned(own, by)
+    values = [
+        part["normalised"] if "normalised" in part else part["value"] / part["behaviour"] for part in (best, control)
+    ]
     interval = difference_interval(
         *[value.groupby(part["seed"]).mean() for value, part in zip(values, (best, control), strict=True)]
     )
@@ -230,6 +232,8 @@ def ablation_claims(scores: pd.DataFrame) -> list[Verdict]:
 
 def particle_claims(scores: pd.DataFrame) -> list[Verdict]:
     """R4 for each world, and the control."""
+    if scores["normalised"].isna().all():
+        return [unmeasured("R4", "cfcql returns more than its rivals", note="no data of an expert at this scale")]
     best = tuned(scores, ["world", "data", "learner"])
     found: list[Verdict] = []
     for world in dict.fromkeys(scores["world"]):

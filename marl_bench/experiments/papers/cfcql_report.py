@@ -73,6 +73,8 @@ Random play on tag, where sources disagree about cfcql, is left out."""
 
 
 def _mean(values: pd.Series) -> Interval:
+    if values.isna().all():  # no score without data of an expert
+        return Interval(np.nan, np.nan, np.nan, len(values))
     return bootstrap_interval(values.to_numpy(np.float64))
 
 
