@@ -98,6 +98,18 @@ def test_line_claims_follow_the_evidence(line):
     assert turned[f"R1 cfcql {name}"] == turned[f"R1 macql {name}"] == turned[f"R1 gap {name}"] == "fails"
 
 
+def test_the_best_weight_varies_as_much_as_it_does_from_seed_to_seed(line):
+    """With 2 agents every seed is best with weight 30, with 24 all but two, as many as no other seed's choice is changed by."""
+    ends = line[line["players"].isin((SIZES[0], SIZES[-1]))]
+    odd = (ends["players"] == SIZES[-1]) & ends["seed"].isin((0, 1)) & (ends["weight"] == 3.0)
+    verdicts = {one.claim: one for one in claims.line_claims(ends.assign(value=ends["value"].where(~odd, 6.5)))}
+    found = verdicts[f"R9 cfcql {grid.MIXTURE}"]
+    assert (
+        found.estimate == pytest.approx(-0.4 / np.log2(SIZES[-1] / SIZES[0]))
+        and found.low < found.estimate < found.high
+    )
+
+
 def test_a_scale_without_many_agents_does_not_judge_them(line):
     few = line[line["players"] < claims.MANY]
     verdicts = {one.claim: one for one in claims.line_claims(few)}

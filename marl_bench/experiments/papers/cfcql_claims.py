@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from marl_bench.report.statistics import bootstrap_interval, difference_interval
+from marl_bench.report.resampling import Interval
+from marl_bench.report.statistics import bootstrap_interval
 from marl_bench.report.trends import slope_interval, spearman_interval
 from marl_bench.report.verdicts import Verdict, judge, unmeasured
 
@@ -42,6 +43,12 @@ def tuned(scores: pd.DataFrame, by: Sequence[str], column: str = "value") -> pd.
             best = others.mean().idxmax()
             kept.append(group[(group["seed"] == seed) & (group["weight"] == best)])
     return pd.concat(kept, ignore_index=True)
+
+
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, column: str, shift: float = 0.0) -> Interval:
+    """Mean of ours - theirs + `shift`, seed by seed: both sides of a pair learned from the same data."""
+    one, other = (frame.groupby("seed")[column].mean() for frame in (ours, theirs))
+    return bootstrap_interval((one - other).to_numpy(np.float64) + shift)
 
 
 def _values(frame: pd.DataFrame, column: str = "value", **where: object) -> np.ndarray:
@@ -135,7 +142,9 @@ def _weight_claims(data: str, rows: pd.DataFrame) -> list[Verdict]:
         ("macql", "negative", "falls with the number of agents"),
         ("cfcql", "equivalent", "stays within one step of the grid"),
     ):
-        best = tuned(rows[rows["learner"] == learner], ["players"])
+        # Of each seed its own best one: those that the other seeds choose are nearly the same for all, as if nothing varied.
+        own = rows[(rows["learner"] == learner) & (rows["weight"] > 0)].reset_index(drop=True)
+        best = own.loc[own.groupby(["players", "seed"])["value"].idxmax()]
         found.append(
             judge(
                 slope_interval(np.log2(best["players"]), np.log10(best["weight"]), best["seed"]),
@@ -188,15 +197,9 @@ def _control(name: str, rows: pd.DataFrame, by: Sequence[str], unit: str) -> Ver
         return unmeasured(
             name, "without the conservative term the same learner returns less", note="not part of this scale"
         )
-    best = tuned(own, by)
-    values = [
-        part["normalised"] if "normalised" in part else part["value"] / part["behaviour"] for part in (best, control)
-    ]
-    interval = difference_interval(
-        *[value.groupby(part["seed"]).mean() for value, part in zip(values, (best, control), strict=True)]
-    )
+    column = "normalised" if "normalised" in own else "ratio"
     return judge(
-        interval,
+        _paired(tuned(own, by), control, column),
         claim=name,
         statement="without the conservative term (weight 0) the same learner returns less",
         effect=f"tuned weight minus weight 0, {unit}",
@@ -209,13 +212,12 @@ def ablation_claims(scores: pd.DataFrame) -> list[Verdict]:
     """R7: temperature and sign of the agents' weights. Columns temperature, sign, seed, ratio."""
     if scores.empty:
         return [unmeasured("R7", "how the agents are weighted hardly matters", note="not part of this scale")]
-    uniform = _values(scores, "ratio", temperature=0.0, sign=1.0)
-    settings = scores[scores["temperature"] != 0.0].groupby(["temperature", "sign"])
-    spread = [group.sort_values("seed")["ratio"].to_numpy(np.float64) for _, group in settings]
-    largest = max(spread, key=lambda values: abs(values.mean() - uniform.mean()))
+    uniform = scores[(scores["temperature"] == 0.0) & (scores["sign"] == 1.0)]
+    settings = [group for _, group in scores[scores["temperature"] != 0.0].groupby(["temperature", "sign"])]
+    largest = max(settings, key=lambda group: abs(group["ratio"].mean() - uniform["ratio"].mean()))
     return [
         judge(
-            difference_interval(largest, uniform),
+            _paired(largest, uniform, "ratio"),
             claim="R7",
             statement="how the agents are weighted (temperature and sign of lambda) hardly matters",
             effect="the setting farthest from uniform weights minus uniform weights, return / return of the data",
@@ -254,19 +256,15 @@ def _against(
     world: str, rows: pd.DataFrame, rival: str, tiers: list[str], expected: str, words: str, margin: float
 ) -> list[Verdict]:
     """cfcql minus a rival, over the named tiers; a negative margin is what cfcql may fall behind by."""
-    ours, theirs = (
-        rows[(rows["learner"] == name) & rows["data"].isin(tiers)].groupby("seed")["normalised"].mean().to_numpy()
-        for name in ("cfcql_continuous", rival)
-    )
+    ours, theirs = (rows[(rows["learner"] == name) & rows["data"].isin(tiers)] for name in ("cfcql_continuous", rival))
     name = f"R4 {world} {rival} {words}"
     statement = f"cfcql returns {words} than {rival}" if "about" not in words else f"cfcql returns {words} as {rival}"
-    if not ours.size or not theirs.size:
+    if ours.empty or theirs.empty:
         return [unmeasured(name, statement, note="not part of this scale")]
-    interval = difference_interval(ours - min(margin, 0.0), theirs)
     allowed = f", {-margin:g} points allowed" if margin < 0 else ""
     return [
         judge(
-            interval,
+            _paired(ours, theirs, "normalised", -min(margin, 0.0)),
             claim=name,
             statement=f"{statement} ({', '.join(tiers)} data)",
             effect=f"cfcql minus {rival} in {world}, mean over these tiers{allowed}",
