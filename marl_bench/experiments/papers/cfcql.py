@@ -21,7 +21,8 @@ from marl_bench.report.verdicts import Verdict, unmeasured, verdict_table
 _REMARK = (
     "Relations are judged, not digits: the data are our own, schedules are shorter at scale reduced (fewer updates, smaller batches, "
     "networks without memory in equal_line), and the prey of tag and world is a script that flees. Conservative weights are tuned for each "
-    "learner alike, each seed with the weight that is best for the other seeds. In the run table a step is an update."
+    "learner alike, each seed with the weight that is best for the other seeds; differences are taken seed by seed, because each seed has data "
+    "of its own. In the run table a step is an update."
 )
 _LOGGED = ("log_d_cf", "log_d_ma", "largest_weight")
 
@@ -91,7 +92,7 @@ def _scores(one: grid.Training, folder: Path) -> pd.DataFrame:
             "weight": results.get("learner.conservative_weight", pd.Series(np.nan, results.index)).astype(np.float64),
             "temperature": results.get("learner.temperature"),
             "sign": results.get("learner.lambda_sign"),
-            "value": results["return_mean_per_agent"],
+            "value": results["return_mean_per_agent"].round(6),
             "behaviour": [
                 _data_return(path, seed) for path, seed in zip(results["dataset"], results["seed"], strict=True)
             ],
@@ -118,5 +119,6 @@ def _normalised(scores: pd.DataFrame) -> pd.DataFrame:
     )
     scale = 100.0 / (high - low)
     return scores.assign(
-        normalised=(scores["value"] - low) * scale, data_normalised=(scores["behaviour"] - low) * scale
+        normalised=((scores["value"] - low) * scale).round(6),
+        data_normalised=((scores["behaviour"] - low) * scale).round(6),
     )
