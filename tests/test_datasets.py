@@ -251,6 +251,21 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("layout", ["h5", "vault", "omar"])
+def test_a_full_disk_leaves_nothing_of_an_export(tmp_path, layout):
+    """No file may grow beyond 3000 bytes."""
+    parts = [episodes(*[10] * 100, team=layout == "h5", discrete=layout != "omar")]
+    stored = write_dataset(tmp_path / "set", parts, Manifest())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(RunError, match="out: cannot be written"):
+            exported(layout, stored, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+
+
 @pytest.mark.parametrize("name", ["a b", "p%41x", "q#r", "s?t", "ü"])
 def test_any_name_of_a_folder_is_that_folder(tmp_path, name):
     write_dataset(tmp_path / name, PARTS[:1], Manifest())

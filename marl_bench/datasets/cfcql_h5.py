@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ def export(dataset: StoredDataset, out: Path | str) -> None:
         for number in range(dataset.num_parts):
             part = dataset.read(number)
             arrays = _padded(dataset.path, part)
-            with h5py.File(folder / f"part_{number}.h5", "w") as file:
+            # Through memory: on a full disk HDF5 crashes the process.
+            content = io.BytesIO()
+            with h5py.File(content, "w") as file:
                 for name, array in arrays.items():
                     file.create_dataset(name, data=array, compression="gzip", fletcher32=True)
+            (folder / f"part_{number}.h5").write_bytes(content.getbuffer())
 
 
 def _padded(path: Path, part: Trajectories) -> dict[str, np.ndarray]:

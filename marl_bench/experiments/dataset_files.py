@@ -92,7 +92,9 @@ def exported(layout: str, dataset: StoredDataset, out: Path) -> None:
     with new_folder(out) as folder:
         for name in (METADATA, ROOT):
             shutil.copyfile(dataset.path / name, folder / name)
-        shutil.copytree(dataset.path / "d", folder / "d")
+        (folder / "d").mkdir()
+        for file in (dataset.path / "d").iterdir():  # copytree would hide that the disk is full
+            shutil.copyfile(file, folder / "d" / file.name)
 
 
 def _check_layout(layout: str) -> None:
