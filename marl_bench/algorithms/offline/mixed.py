@@ -175,4 +175,6 @@ class MixedQLearner(DoubleQLearner):
     def update(self, state: OfflineState, source: OfflineSource) -> tuple[OfflineState, dict[str, jax.Array]]:
         """One gradient step on `batch_size` episodes; in the first `behaviour_updates` only of the policy of the data."""
         following, metrics = super().update(state, source)
+        if not self.behaviour:
+            return following, metrics
         return started(state.updates >= self.behaviour_updates, state, following), metrics
