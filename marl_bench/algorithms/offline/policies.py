@@ -43,7 +43,7 @@ class PolicyLearner(RecurrentLearner):
         world = world_of(environment)
         if not is_discrete(world) and not all(np.isfinite(bound).all() for bound in action_bounds(world)):
             name = type(world.unwrapped).__name__
-            raise ValueError(f"{self._kind.lower()} needs bounded actions, those of {name} have no finite bounds")
+            raise ValueError(f"{self.name} needs bounded actions, those of {name} have no finite bounds")
 
     def init_policy(self, key: jax.Array, env: Environment) -> dict[str, Any]:
         """The networks "actor" and, if needed, "spread"."""
