@@ -89,13 +89,14 @@ def test_line_claims_follow_the_evidence(line):
     assert verdicts[f"R1 cfcql {name}"].outcome == "holds"
     assert verdicts[f"R1 macql {name}"].outcome == "holds"
     assert verdicts[f"R1 macql {name}"].estimate == pytest.approx(-0.1)
-    for claim in ("R1 gap", "R1 growth", "R3", "control"):
+    for claim in ("R1 never behind", "R1 gap", "R1 growth", "R3", "control"):
         assert verdicts[f"{claim} {name}"].outcome == "holds", claim
     assert verdicts["R2 ratio"].outcome == "holds" and verdicts["R2 ratio"].estimate == pytest.approx(0.7)
     assert verdicts["R2 counterfactual"].outcome == "holds"
     swapped = line.replace({"learner": {"cfcql": "macql", "macql": "cfcql"}})
     turned = {one.claim: one.outcome for one in claims.line_claims(swapped)}
     assert turned[f"R1 cfcql {name}"] == turned[f"R1 macql {name}"] == turned[f"R1 gap {name}"] == "fails"
+    assert turned[f"R1 never behind {name}"] == "fails"
 
 
 def test_the_best_weight_varies_as_much_as_it_does_from_seed_to_seed(line):

@@ -20,8 +20,9 @@ from marl_bench.report.verdicts import Verdict, unmeasured, verdict_table
 
 _REMARK = (
     "Relations are judged, not digits: the data are our own, schedules are shorter at scale reduced (fewer updates, smaller batches, "
-    "networks without memory in equal_line), and the prey of tag and world is a script that flees. Conservative weights are tuned for each "
-    "learner alike, each seed with the weight that is best for the other seeds; differences are taken seed by seed, because each seed has data "
+    "networks without memory in equal_line), and the prey of tag and world is a script that flees. As many conservative "
+    "weights are tried for each learner (in equal_line larger ones for cfcql, whose term is about n times as small at the same weight), and "
+    "each seed is reported with the one that is best for the other seeds; differences are taken seed by seed, because each seed has data "
     "of its own. In the run table a step is an update."
 )
 _LOGGED = ("log_d_cf", "log_d_ma", "largest_weight")
