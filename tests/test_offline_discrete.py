@@ -199,3 +199,11 @@ def test_unequal_rewards_stop_the_run_unless_a_team_is_made_of_them():
         learner, networks, target, batch = prepared("cfcql", {**MIXED, "team_reward": team}, common=False)
         metrics = learner.loss(networks, target, WORLD, batch, jax.random.key(0))[1]
         assert np.isnan(metrics.get("reward_is_common", 1.0)) == stops
+
+
+def test_a_run_that_only_models_the_data_is_refused():
+    learner = marl_bench.make_learner("cfcql", behaviour_updates=100)
+    assert learner.num_updates(101) == 101
+    with pytest.raises(ValueError, match=r"behaviour_updates=100: .* steps=100 must be more"):
+        learner.num_updates(100)
+    assert marl_bench.make_learner("macql", behaviour=False, behaviour_updates=100).num_updates(100) == 100

@@ -124,7 +124,9 @@ class NetworkDilemma(Environment):
             )
         if self.topology not in _TABLES:
             if self.topology == "lattice" and isinstance(table, np.ndarray):
-                raise ValueError(f"neighbors with topology={self.topology!r}: use 'given' or 'irregular' (fields of NetworkDilemma)")
+                raise ValueError(
+                    f"neighbors with topology={self.topology!r}: use 'given' or 'irregular' (fields of NetworkDilemma)"
+                )
             return
         if table is None:
             raise ValueError(f"topology={self.topology!r} needs neighbors=[N, k] (fields of NetworkDilemma)")

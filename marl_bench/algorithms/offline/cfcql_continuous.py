@@ -69,6 +69,11 @@ class CFCQLContinuous(CentralCQL):
                 f"(fields of {self._kind})"
             )
 
+    @property
+    def waiting_updates(self) -> int:
+        """`behaviour_updates`, where the data are modelled at all."""
+        return int(self.behaviour_updates) if self.behaviour else 0
+
     def vae(self, read_size: int, joint_size: int) -> ActionVAE:
         """The model of joint actions of A D numbers, given S."""
         return ActionVAE(read_size, joint_size, self.behaviour_sizes)

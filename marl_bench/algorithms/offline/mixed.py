@@ -63,6 +63,11 @@ class MixedQLearner(DoubleQLearner):
             raise TypeError(f"behaviour={self.behaviour!r}: must be True or False (field of {self._kind})")
         check_range(self, "behaviour_updates", 0)
 
+    @property
+    def waiting_updates(self) -> int:
+        """`behaviour_updates`, where the data are modelled at all."""
+        return int(self.behaviour_updates) if self.behaviour else 0
+
     def validate(self, environment: Any) -> None:
         """Also check that a mixer that reads the global state finds one."""
         super().validate(environment)

@@ -58,6 +58,11 @@ class OfflineLearner(NetworkLearner):
         return True
 
     @property
+    def waiting_updates(self) -> int:
+        """First updates in which only a model of the data learns."""
+        return 0
+
+    @property
     def update_steps(self) -> int:
         """1: a run is counted in updates."""
         return 1
@@ -71,6 +76,11 @@ class OfflineLearner(NetworkLearner):
         """`steps`."""
         if steps < 1:
             raise ValueError(f"steps={steps}: must be at least 1; an offline run is counted in updates")
+        if steps <= self.waiting_updates:
+            raise ValueError(
+                f"behaviour_updates={self.waiting_updates}: nothing that acts learns in these first updates; "
+                f"steps={steps} must be more (field of {self._kind})"
+            )
         return steps
 
     def validate(self, environment: Any) -> None:

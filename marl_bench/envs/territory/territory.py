@@ -286,7 +286,12 @@ class Territory(GridWorld):
         """[S] float32: see `GridWorld.global_state`; then of the walls the age and the steps since the last shot, each as far as it
         matters, of the agents the marks, and who is doomed."""
         walls = state.resources
-        more = (jnp.minimum(walls.age, self.dry_steps), jnp.minimum(walls.since, self.repair_delay), walls.mark, walls.doomed)
+        more = (
+            jnp.minimum(walls.age, self.dry_steps),
+            jnp.minimum(walls.since, self.repair_delay),
+            walls.mark,
+            walls.doomed,
+        )
         return jnp.concatenate([super().global_state(state), *(x.astype(jnp.float32) for x in more)])
 
     def picture(self, state: WorldState) -> viewer.Picture:
