@@ -148,7 +148,7 @@ def particle_tables(scores: pd.DataFrame) -> dict[str, Table]:
     rows, beside = [], []
     for (world, data, learner), group in best.groupby(["world", "data", "learner"], sort=False):
         normalised = _mean(group["normalised"])
-        own = group["behaviour"].mean(), group["data_normalised"].mean()
+        own = group["behaviour"].mean(), round(group["data_normalised"].mean(), 4) + 0.0
         rows.append(
             (
                 world,
