@@ -16,7 +16,7 @@ from marl_bench.experiments.cells import expand
 from marl_bench.experiments.papers import PAPERS, baselines, reporting
 from marl_bench.experiments.papers.baselines import Claim, Published, Study
 
-NAMES = [name for name in PAPERS if name != "exploration_collapse"]
+NAMES = [name for name in PAPERS if name not in ("exploration_collapse", "cfcql")]
 
 
 def study(name) -> Study:
