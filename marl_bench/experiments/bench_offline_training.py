@@ -1,10 +1,10 @@
 """The second contest of `marl-bench bench offline`: a pack of `cfcql` cells against an eager PyTorch loop of the same algorithm.
 
-The measure are updates a second, summed over cells: a pack trains 20 cells (5 seeds, 4 conservative weights) side by side, the loop
+The measure is updates a second, summed over cells: a pack trains 20 cells (5 seeds, 4 conservative weights) side by side, the loop
 (`peer_cfcql`) one after the other, so its rate for 20 cells is that of one. Both on the same recorded episodes, in one process, in
 windows that alternate. The loop runs with the threads that PyTorch takes by default and with one, and the faster of the two counts: with
-small batches, or on a busy machine, one thread is faster. Before, one update from the same parameters on the same episodes is
-compared.
+small batches, or on a busy machine, one thread is faster. Before, the losses of both from the same parameters on the same episodes
+are compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from marl_bench.runtime.runner import PackRunner
 SEEDS, WEIGHTS = 5, (0.0, 3.0, 30.0, 300.0)
 EPISODES = 300
 SETTINGS: dict[str, dict[str, Any]] = {"default": {}, "study": {"batch_size": 8, "recurrent_size": 0}}
-"""Fields of the learner; `study`: those of `marl-bench reproduce cfcql` in equal_line at scale reduced."""
+"""Fields of the learner; `study`: batches as in `marl-bench reproduce cfcql` at scale reduced, and no memory."""
 PLAYERS = {"default": (8,), "study": (2, 8)}
 CHUNK = {"default": 1, "study": 10}
 """Updates of the pack in one call of its program, as between two logged points of a run."""
@@ -48,9 +48,11 @@ class _Held:
     num_shards: int = 1
 
     def nbytes(self) -> int:
+        """Bytes of all arrays."""
         return sum(leaf.nbytes for leaf in jax.tree.leaves(self.data))
 
     def load(self, shard: int) -> Data:
+        """All of it."""
         del shard
         return self.data
 

@@ -1,7 +1,7 @@
 """CFCQL in plain eager PyTorch: the peer that `marl-bench bench offline` times.
 
-Written from the description of the released learner (PyMARL's kind: a loop over GRU steps, everything else batched over
-episodes, time and agents), not from its code. Nothing that our learner leaves out is computed, and nothing is done slowly on
+The loop is of the released learner's kind (PyMARL): one over GRU steps, everything else batched over episodes, time and agents.
+Nothing that our learner leaves out is computed, and nothing is done slowly on
 purpose: inputs are put together once for all three networks, the mixer's hyper-networks run once, all n A counterfactual
 values come from one product, and without a GRU there is no loop over time but that of the TD(lambda) targets.
 """

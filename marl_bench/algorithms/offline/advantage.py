@@ -11,7 +11,7 @@ Shao et al. 2023. Every agent has its own reward; all networks take their steps 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,14 @@ from marl_bench.algorithms.value_based import picked
 from marl_bench.datasets.sampling import Sequence
 from marl_bench.datasets.source import OfflineSource
 from marl_bench.environment import Environment, check_range, field
+
+
+class Seen(NamedTuple):
+    """Rows of episodes: `batch`; `read` [T + 1, R, N, I], what critics read; `outputs` [T + 1, R, N, K] of the actors, no gradient."""
+
+    batch: Sequence
+    read: jax.Array
+    outputs: jax.Array
 
 
 @struct.dataclass
@@ -66,20 +74,11 @@ class AdvantageLearner(ActorCriticLearner):
 
     # --- learning ---------------------------------------------------------------------------------
 
-    def state_values(
-        self,
-        networks: Any,
-        target: Any,
-        env: Environment,
-        batch: Sequence,
-        read: jax.Array,
-        outputs: jax.Array,
-        key: jax.Array,
-    ) -> jax.Array:
+    def state_values(self, networks: Any, target: Any, env: Environment, seen: Seen, key: jax.Array) -> jax.Array:
         """[T + 1, R, N] v of what was seen.
 
         Args:
-          read: from `read`. outputs: [T + 1, R, N, K] of the actors, no gradient. key: [] typed PRNG key.
+          seen: all rows. key: [] typed PRNG key.
         """
         raise NotImplementedError(f"{self._kind} must define state_values")
 
@@ -95,7 +94,7 @@ class AdvantageLearner(ActorCriticLearner):
         read, valid, action = self.read(env, batch), batch.valid, batch.action[:-1]
         action = action if is_discrete(env) else in_units(action, env)
         outputs = self.unrolled(networks["actor"], env, batch)
-        value = self.state_values(networks, target, env, batch, read, jax.lax.stop_gradient(outputs), key)
+        value = self.state_values(networks, target, env, Seen(batch, read, jax.lax.stop_gradient(outputs)), key)
         following = jax.lax.stop_gradient(value[1:])
         goal = batch.reward[:-1] + self.discount * batch.discount[:-1] * following
         q = self.action_values(networks["critic"], env, read[:-1], action)

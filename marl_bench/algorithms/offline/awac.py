@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from marl_bench.algorithms.networked import is_discrete
-from marl_bench.algorithms.offline.advantage import AdvantageLearner
+from marl_bench.algorithms.offline.advantage import AdvantageLearner, Seen
 from marl_bench.algorithms.offline.recurrent import log_policy
-from marl_bench.datasets.sampling import Sequence
 from marl_bench.environment import Environment, check_integer, field
 
 
@@ -30,23 +29,14 @@ class AWAC(AdvantageLearner):
         super().__post_init__()
         check_integer(self, "value_actions", 1)
 
-    def state_values(
-        self,
-        networks: Any,
-        target: Any,
-        env: Environment,
-        batch: Sequence,
-        read: jax.Array,
-        outputs: jax.Array,
-        key: jax.Array,
-    ) -> jax.Array:
+    def state_values(self, networks: Any, target: Any, env: Environment, seen: Seen, key: jax.Array) -> jax.Array:
         """Mean over the policy's actions of min_c Q'_c, no gradient; see `AdvantageLearner.state_values`."""
         if is_discrete(env):
-            assert batch.mask is not None
-            chance = jnp.exp(log_policy(outputs, batch.mask))
-            return jnp.sum(chance * jnp.min(self.q_values(target["critic"], env, read), axis=0), axis=-1)
-        policy = jax.lax.stop_gradient(self.normal(networks, env, outputs))
-        noise = jax.random.normal(key, (self.value_actions, *outputs.shape))
+            assert seen.batch.mask is not None
+            chance = jnp.exp(log_policy(seen.outputs, seen.batch.mask))
+            return jnp.sum(chance * jnp.min(self.q_values(target["critic"], env, seen.read), axis=0), axis=-1)
+        policy = jax.lax.stop_gradient(self.normal(networks, env, seen.outputs))
+        noise = jax.random.normal(key, (self.value_actions, *seen.outputs.shape))
         drawn = jnp.clip(policy.sample(noise), -1.0, 1.0)
-        value = jax.vmap(lambda action: self.action_values(target["critic"], env, read, action))(drawn)
+        value = jax.vmap(lambda action: self.action_values(target["critic"], env, seen.read, action))(drawn)
         return jnp.mean(jnp.min(value, axis=1), axis=0)

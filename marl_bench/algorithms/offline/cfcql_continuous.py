@@ -80,11 +80,11 @@ class CFCQLContinuous(CentralCQL):
 
     def init_networks(self, key: jax.Array, env: Environment) -> dict[str, Any]:
         """See `OfflineTD3.init_networks`; "behaviour", if it is learned, has leaves [1, ...]."""
-        networks = super().init_networks(key, env)
-        if self.behaviour:
-            model = self.vae(self.read_size(env), env.num_agents * action_size(env))
-            networks["behaviour"] = jax.vmap(model.init)(jax.random.fold_in(key, 1)[None])
-        return networks
+        if not self.behaviour:
+            return super().init_networks(key, env)
+        key, key_behaviour = jax.random.split(key)
+        model = self.vae(self.read_size(env), env.num_agents * action_size(env))
+        return {**super().init_networks(key, env), "behaviour": jax.vmap(model.init)(key_behaviour[None])}
 
     # --- learning ---------------------------------------------------------------------------------
 
@@ -121,9 +121,10 @@ class CFCQLContinuous(CentralCQL):
         self, networks: Any, target: Any, opt_state: Any, batches: Minibatch, key: jax.Array, agents: tuple[int, ...]
     ) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
         """See `OfflineTD3.learn`; the model, if there is one, then takes a step on each batch."""
-        networks, target, opt_state, scalars = super().learn(networks, target, opt_state, batches, key, agents)
         if not self.behaviour:
-            return networks, target, opt_state, scalars
+            return super().learn(networks, target, opt_state, batches, key, agents)
+        key, key_behaviour = jax.random.split(key)
+        networks, target, opt_state, scalars = super().learn(networks, target, opt_state, batches, key, agents)
 
         def step(carry: Any, inputs: tuple[Minibatch, jax.Array]) -> tuple[Any, jax.Array]:
             params, adam = carry
@@ -131,7 +132,7 @@ class CFCQLContinuous(CentralCQL):
             params, adam, _ = slots.adam_step(params, gradient, adam, self.behaviour_rate, jnp.inf)
             return (params, adam), loss
 
-        keys = jax.random.split(jax.random.fold_in(key, 1), self.critic_updates)
+        keys = jax.random.split(key_behaviour, self.critic_updates)
         start = (networks["behaviour"], opt_state["behaviour"])
         (params, adam), losses = jax.lax.scan(step, start, (batches, keys))
         networks, opt_state = {**networks, "behaviour": params}, {**opt_state, "behaviour": adam}

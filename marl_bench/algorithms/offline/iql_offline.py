@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from marl_bench.algorithms.offline.advantage import AdvantageLearner
-from marl_bench.datasets.sampling import Sequence
+from marl_bench.algorithms.offline.advantage import AdvantageLearner, Seen
 from marl_bench.environment import Environment, check_range, field
 
 
@@ -34,19 +33,10 @@ class IQLOffline(AdvantageLearner):
         value = self.init_slots(self.critic(env, 1, False), key_value, env)
         return {**super().init_networks(key_rest, env), "value": value}
 
-    def state_values(
-        self,
-        networks: Any,
-        target: Any,
-        env: Environment,
-        batch: Sequence,
-        read: jax.Array,
-        outputs: jax.Array,
-        key: jax.Array,
-    ) -> jax.Array:
+    def state_values(self, networks: Any, target: Any, env: Environment, seen: Seen, key: jax.Array) -> jax.Array:
         """v of its network; see `AdvantageLearner.state_values`."""
-        del target, batch, outputs, key
-        return self.judged(networks["value"], env, read)[..., 0]
+        del target, key
+        return self.judged(networks["value"], env, seen.read)[..., 0]
 
     def value_error(self, advantage: jax.Array) -> jax.Array:
         """|tau - [A < 0]| A^2."""
